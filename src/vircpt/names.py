@@ -1,0 +1,53 @@
+"""Names of checkpoints: what is accepted, and the name by date when none is given."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from vircpt.errors import InvalidInput
+
+# libvirt keeps a checkpoint as NAME.xml: 255 bytes less the ending, and some to spare.
+MAX_LENGTH = 240
+_GOOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=,-]*\Z")
+
+
+def is_good(name: str) -> bool:
+    """True if a checkpoint may be given this name."""
+    return len(name) <= MAX_LENGTH and _GOOD.match(name) is not None
+
+
+def check(name: str) -> str:
+    """Return `name`; raise InvalidInput if no checkpoint may be called so."""
+    if is_good(name):
+        return name
+    if len(name) > MAX_LENGTH:
+        why = f"it has {len(name)} characters, and {MAX_LENGTH} is the most"
+    elif not name:
+        why = "it is empty"
+    else:
+        why = "a name starts with a letter, digit or '_', followed by those and . : @ + = , -"
+    raise InvalidInput(
+        f"invalid checkpoint name {name[:60]!r}", why=why, hint="choose a name like before-upgrade"
+    )
+
+
+def check_lookup(name: str) -> str:
+    """Return `name` if it may be looked up; raise InvalidInput if it can't be any checkpoint's.
+
+    Other tools allow more than `check` does (spaces, for one), and what they made must
+    stay reachable; what could be taken for a path is refused before libvirt sees it.
+    """
+    if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
+        return check(name)
+    return name
+
+
+def by_date(taken: frozenset[str], now: float | None = None) -> str:
+    """A name from the local date and time, such as 2026-11-23T17.04.05, that is not in `taken`."""
+    base = time.strftime("%Y-%m-%dT%H.%M.%S", time.localtime(now))
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}-{count}"
+    return name
