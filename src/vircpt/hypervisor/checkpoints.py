@@ -1,0 +1,190 @@
+"""Checkpoints in libvirt: their XML, and the calls that make, read and delete them.
+
+A checkpoint that vircpt made says so in its description, whose last line is `[vircpt]`:
+the mark travels with the checkpoint through redefinition, migration and other tools, and
+people see it in `virsh checkpoint-dumpxml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import libvirt
+
+from vircpt.errors import InvalidInput, NotFound
+from vircpt.hypervisor import xml
+from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.hypervisor.translate import code, translated
+
+MARK = "[vircpt]"
+
+
+@dataclass(frozen=True)
+class CheckpointDisk:
+    """A disk that a checkpoint covers. `size` is the bytes written since, None if not known."""
+
+    target: str
+    bitmap: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as libvirt describes it; `created` in seconds since 1970."""
+
+    name: str
+    description: str
+    ours: bool
+    parent: str | None
+    created: int
+    disks: tuple[CheckpointDisk, ...]
+
+    def disk(self, target: str) -> CheckpointDisk | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def build_xml(name: str, description: str, include: Iterable[str], exclude: Iterable[str]) -> str:
+    """The definition of a checkpoint that covers the disks `include` and not `exclude`.
+
+    Each disk of the domain must stand in one of both: libvirt leaves a disk that isn't
+    named to a default of its own.
+    """
+    root = xml.new("domaincheckpoint")
+    xml.add(root, "name", name)
+    xml.add(root, "description", f"{description}\n{MARK}" if description else MARK)
+    disks = xml.add(root, "disks")
+    for target in include:
+        xml.add(disks, "disk", name=target, checkpoint="bitmap", bitmap=name)
+    for target in exclude:
+        xml.add(disks, "disk", name=target, checkpoint="no")
+    return xml.write(root)
+
+
+def parse_xml(text: str) -> Checkpoint:
+    """The facts in a checkpoint's XML."""
+    root = xml.parse(text)
+    description = root.findtext("description") or ""
+    ours = description.endswith(MARK)
+    size = "size"
+    return Checkpoint(
+        name=root.findtext("name") or "",
+        description=description.removesuffix(MARK).rstrip() if ours else description,
+        ours=ours,
+        parent=root.findtext("parent/name"),
+        created=int(root.findtext("creationTime") or 0),
+        disks=tuple(
+            CheckpointDisk(
+                target=element.get("name") or "",
+                bitmap=element.get("bitmap") or "",
+                size=int(element.get(size, "")) if element.get(size) else None,
+            )
+            for element in root.findall("disks/disk")
+            if element.get("checkpoint") == "bitmap"
+        ),
+    )
+
+
+def list_all(domain: LibvirtDomain, *, sizes: bool = False) -> list[Checkpoint]:
+    """All checkpoints, parents before children; with `sizes` as far as they can be told."""
+    with translated("cannot list the checkpoints", domain=domain.name):
+        found = domain.raw.listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+        return [parse_xml(_describe(raw, sizes)) for raw in found]
+
+
+def names(domain: LibvirtDomain) -> frozenset[str]:
+    """The names of all checkpoints."""
+    with translated("cannot list the checkpoints", domain=domain.name):
+        return frozenset(raw.getName() for raw in domain.raw.listAllCheckpoints(0))
+
+
+def read(domain: LibvirtDomain, name: str, *, sizes: bool = False) -> Checkpoint:
+    """One checkpoint; raises NotFound."""
+    raw = _lookup(domain, name)
+    with translated("cannot read the checkpoint", domain=domain.name, checkpoint=name):
+        return parse_xml(_describe(raw, sizes))
+
+
+def read_xml(domain: LibvirtDomain, name: str, *, with_domain: bool) -> str:
+    """A checkpoint's own XML as libvirt gives it; raises NotFound."""
+    raw = _lookup(domain, name)
+    flags = 0 if with_domain else libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
+    with translated("cannot read the checkpoint", domain=domain.name, checkpoint=name):
+        return str(raw.getXMLDesc(flags))
+
+
+def create(domain: LibvirtDomain, definition: str, name: str) -> None:
+    """Make the checkpoint; libvirt does all disks or none."""
+    with translated("cannot create the checkpoint", domain=domain.name, checkpoint=name):
+        domain.raw.checkpointCreateXML(definition, 0)
+
+
+def redefine(domain: LibvirtDomain, definition: str, *, validate: bool) -> Checkpoint:
+    """Bring a checkpoint's metadata back; `validate` has libvirt check that its bitmaps exist.
+
+    Validation needs a running domain: libvirt asks QEMU for the bitmaps.
+    """
+    root = xml.parse_input(definition, "the checkpoint's definition")
+    name = root.findtext("name")
+    if root.tag != "domaincheckpoint" or not name:
+        raise InvalidInput(
+            "that is no definition of a checkpoint",
+            why="a <domaincheckpoint> with a <name> is needed",
+            hint="make one with: vircpt dumpxml NAME",
+        )
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+    if validate:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+    with translated("cannot redefine the checkpoint", domain=domain.name, checkpoint=name):
+        raw = domain.raw.checkpointCreateXML(definition, flags)
+        return parse_xml(raw.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+
+
+def delete(
+    domain: LibvirtDomain,
+    name: str,
+    *,
+    children: bool = False,
+    children_only: bool = False,
+    metadata_only: bool = False,
+) -> None:
+    """Delete a checkpoint; without `children` its children move to its parent."""
+    flags = 0
+    if children:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN
+    if children_only:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY
+    if metadata_only:
+        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+    raw = _lookup(domain, name)
+    with translated("cannot delete the checkpoint", domain=domain.name, checkpoint=name):
+        raw.delete(flags)
+
+
+def _lookup(domain: LibvirtDomain, name: str) -> libvirt.virDomainCheckpoint:
+    try:
+        with translated("cannot look the checkpoint up", domain=domain.name, checkpoint=name):
+            return domain.raw.checkpointLookupByName(name)
+    except NotFound:
+        known = ", ".join(sorted(names(domain))[-10:])
+        raise NotFound(
+            f"no checkpoint {name!r} in domain {domain.name}",
+            hint=f"its checkpoints are: {known}" if known else "it has no checkpoints",
+            domain=domain.name,
+            checkpoint=name,
+        ) from None
+
+
+def _describe(raw: libvirt.virDomainCheckpoint, sizes: bool) -> str:
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
+    if sizes:
+        try:
+            return str(raw.getXMLDesc(flags | libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE))
+        except libvirt.libvirtError as error:
+            if code(error) not in _SIZE_NOT_TOLD:
+                raise
+    return str(raw.getXMLDesc(flags))
+
+
+# a domain that is shut off; a job that holds the domain
+_SIZE_NOT_TOLD = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_TIMEOUT)

@@ -1,0 +1,185 @@
+"""The connection to a libvirt: which one, how to be let in, what it is.
+
+The only libvirt object that other rooms hold is a `Connection`, and they treat it as opaque.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import libvirt
+
+from vircpt import errors
+from vircpt.hypervisor.translate import translate, translated
+
+Prompt = Callable[[str, bool], str]
+"""Asks a person: the question, and whether the answer is shown while it is typed."""
+
+_DAC_LABEL = "dac"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who to be, where libvirt asks. What libvirt's auth.conf says goes first."""
+
+    user: str | None = None
+    password: str | None = None
+    prompt: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions as x.y.z; `hypervisor` is QEMU's, as libvirt reports it."""
+
+    libvirt: str
+    daemon: str
+    hypervisor: str
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A numeric user and group."""
+
+    uid: int
+    gid: int
+
+
+def default_uri() -> str:
+    """LIBVIRT_DEFAULT_URI, else the system's libvirt for root and the session's for others."""
+    return os.environ.get("LIBVIRT_DEFAULT_URI") or (
+        "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
+    )
+
+
+class Connection:
+    """An open connection; a context manager that closes it."""
+
+    def __init__(self, uri: str | None = None, credentials: Credentials | None = None) -> None:
+        """Connect to `uri` (`default_uri` if None).
+
+        Raises HostUnreachable if libvirt does not answer or refuses, InvalidInput if the URI
+        is none.
+        """
+        self.uri = uri or default_uri()
+        self.credentials = credentials or Credentials()
+        split = urlsplit(self.uri)
+        self.is_remote = bool(split.netloc)
+        self.is_embedded = split.path == "/embed"
+        _silence_stderr()
+        if self.is_embedded:
+            _start_event_loop()
+        try:
+            self.raw = libvirt.openAuth(self.uri, _auth(self.credentials), 0)
+        except libvirt.libvirtError as error:
+            raise _refused(error, self.uri) from error
+
+    def close(self) -> None:
+        try:
+            self.raw.close()
+        except libvirt.libvirtError:
+            return  # the daemon has gone; there is nothing left to close
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def versions(self) -> Versions:
+        """The versions of the client library, the daemon and the hypervisor."""
+        with translated(f"cannot ask {self.uri} for its versions"):
+            return Versions(
+                libvirt=library_version(),
+                daemon=_dotted(self.raw.getLibVersion()),
+                hypervisor=_dotted(self.raw.getVersion()),
+            )
+
+    def qemu_owner(self) -> Owner | None:
+        """The user that this libvirt runs QEMU as, from the host's capabilities."""
+        from lxml import etree
+
+        with translated(f"cannot ask {self.uri} for its capabilities"):
+            root = etree.fromstring(self.raw.getCapabilities())
+        for model in root.findall("host/secmodel"):
+            if model.findtext("model") == _DAC_LABEL:
+                return parse_owner(model.findtext("baselabel") or "")
+        return None
+
+
+def library_version() -> str:
+    """The version of the libvirt library on this host, as x.y.z."""
+    return _dotted(libvirt.getVersion())
+
+
+def parse_owner(label: str) -> Owner | None:
+    """`+64055:+107` as libvirt's DAC security labels write it; None if it isn't one."""
+    uid, _, gid = label.replace("+", "").partition(":")
+    return Owner(int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
+
+
+def _dotted(version: int) -> str:
+    """libvirt's major * 1,000,000 + minor * 1,000 + release."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
+
+
+def _silence_stderr() -> None:
+    """Errors come as exceptions; without this libvirt prints each on stderr as well."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    # the embedded driver logs like a daemon, and on stderr unless told otherwise
+    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null")
+
+
+_loop: threading.Thread | None = None
+
+
+def _start_event_loop() -> None:
+    """Run libvirt's event loop in a thread: the embedded driver needs one to hear QEMU.
+
+    It must be registered before the first connection (virEventRegisterDefaultImpl).
+    """
+    global _loop
+    if _loop is not None:
+        return
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    _loop = threading.Thread(target=run, name="libvirt-events", daemon=True)
+    _loop.start()
+
+
+def _auth(credentials: Credentials) -> list[Any]:
+    def answer(requests: list[list[Any]], _data: object) -> int:
+        for request in requests:
+            kind, question = request[0], str(request[1])
+            hidden = kind in (libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT)
+            given = credentials.password if hidden else credentials.user
+            if given is None and credentials.prompt is not None:
+                given = credentials.prompt(question, not hidden)
+            if given is None:
+                return -1
+            request[4] = given
+        return 0
+
+    kinds = [
+        libvirt.VIR_CRED_AUTHNAME,
+        libvirt.VIR_CRED_PASSPHRASE,
+        libvirt.VIR_CRED_ECHOPROMPT,
+        libvirt.VIR_CRED_NOECHOPROMPT,
+    ]
+    return [kinds, answer, None]
+
+
+def _refused(error: libvirt.libvirtError, uri: str) -> errors.VircptError:
+    """A failed connection is 'unreachable' unless the table of texts knows better."""
+    told = translate(error, f"cannot connect to {uri}")
+    if type(told) in (errors.VircptError, errors.NotSupported):
+        return errors.HostUnreachable(told.what, why=told.why, hint=told.hint)
+    return told

@@ -1,0 +1,178 @@
+"""Domains and their disks: looked up once, then held as facts.
+
+`LibvirtDomain` is the handle that the other modules of this room work on; outside it is
+opaque but for `facts()`, which reads the XML anew at each call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import libvirt
+
+from vircpt.errors import NotFound, VircptError
+from vircpt.hypervisor import xml
+from vircpt.hypervisor.connection import Connection, Owner, parse_owner
+from vircpt.hypervisor.translate import translated
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
+}
+_AGENT_PORT = "org.qemu.guest_agent.0"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a domain, as its XML describes it.
+
+    `device` is disk, cdrom, floppy or lun; `source` the path of the image or block device,
+    None without a medium or for network disks; `nbd_socket` the Unix socket of a network
+    disk that is read over NBD; `alias` QEMU's name of the device while the domain runs.
+    """
+
+    target: str
+    device: str
+    format: str
+    source_type: str
+    source: str | None
+    read_only: bool = False
+    nbd_socket: str | None = None
+    alias: str | None = None
+
+    @property
+    def has_medium(self) -> bool:
+        return self.source_type == "network" or self.source is not None
+
+    @property
+    def not_exportable(self) -> str | None:
+        """Why this disk can't be in an export; None if it can."""
+        if self.device != "disk":
+            return {"lun": "a SCSI device passed through"}.get(self.device, f"a {self.device}")
+        return None if self.has_medium else "without a medium"
+
+    @property
+    def no_checkpoint(self) -> str | None:
+        """Why this disk can't be in a checkpoint; None if it can."""
+        if self.not_exportable:
+            return self.not_exportable
+        if self.format != "qcow2":
+            return f"format {self.format}: only qcow2 holds bitmaps"
+        return "read-only" if self.read_only else None
+
+
+@dataclass(frozen=True)
+class DomainFacts:
+    """A domain as it is at one moment. `qemu_owner` is known only while it runs."""
+
+    name: str
+    uuid: str
+    state: str
+    is_active: bool
+    disks: tuple[Disk, ...]
+    has_agent_channel: bool
+    agent_connected: bool
+    qemu_owner: Owner | None
+
+    def disk(self, target: str) -> Disk:
+        """The disk with that target; raises NotFound, naming those that there are."""
+        for disk in self.disks:
+            if disk.target == target:
+                return disk
+        known = ", ".join(disk.target for disk in self.disks) or "none"
+        raise NotFound(
+            f"no disk {target!r} in domain {self.name}",
+            hint=f"its disks are: {known}",
+            domain=self.name,
+            disk=target,
+        )
+
+
+class LibvirtDomain:
+    """A handle on one domain."""
+
+    def __init__(self, connection: Connection, raw: libvirt.virDomain) -> None:
+        self.connection = connection
+        self.raw = raw
+        self.name = str(raw.name())
+        self.uuid = str(raw.UUIDString())
+
+    def is_active(self) -> bool:
+        with translated("cannot ask whether the domain runs", domain=self.name):
+            return bool(self.raw.isActive())
+
+    def facts(self) -> DomainFacts:
+        """Its state and disks, now."""
+        with translated("cannot read the domain's definition", domain=self.name):
+            state = self.raw.state()[0]
+            active = bool(self.raw.isActive())
+            text = self.raw.XMLDesc(0)
+        return parse_domain(text, _STATES.get(state, "unknown"), active)
+
+
+def lookup(connection: Connection, name: str) -> LibvirtDomain:
+    """The domain of that name or UUID; raises NotFound, naming some that exist."""
+    try:
+        with translated(f"cannot find domain {name!r}"):
+            return LibvirtDomain(connection, connection.raw.lookupByName(name))
+    except NotFound:
+        pass
+    try:
+        with translated(f"cannot find domain {name!r}"):
+            return LibvirtDomain(connection, connection.raw.lookupByUUIDString(name))
+    except VircptError:
+        known = [domain.name for domain in list_domains(connection)]
+        hint = f"domains there: {', '.join(known[:10])}" if known else "no domain is defined there"
+        raise NotFound(f"no domain {name!r} on {connection.uri}", hint=hint, domain=name) from None
+
+
+def list_domains(connection: Connection, *, active: bool = False) -> list[LibvirtDomain]:
+    """All domains, or the running ones only, by name."""
+    flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if active else 0
+    with translated(f"cannot list the domains of {connection.uri}"):
+        found = connection.raw.listAllDomains(flags)
+    return sorted((LibvirtDomain(connection, raw) for raw in found), key=lambda domain: domain.name)
+
+
+def parse_domain(text: str, state: str, active: bool) -> DomainFacts:
+    """The facts in a domain's XML."""
+    root = xml.parse(text)
+    channel = root.find(f"devices/channel/target[@name='{_AGENT_PORT}']")
+    label = root.findtext("seclabel[@model='dac']/label")
+    return DomainFacts(
+        name=root.findtext("name") or "",
+        uuid=root.findtext("uuid") or "",
+        state=state,
+        is_active=active,
+        disks=tuple(_parse_disk(element) for element in root.findall("devices/disk")),
+        has_agent_channel=channel is not None,
+        agent_connected=channel is not None and channel.get("state") == "connected",
+        qemu_owner=parse_owner(label or ""),
+    )
+
+
+def _parse_disk(element: xml.Element) -> Disk:
+    source = element.find("source")
+    path = None
+    socket = None
+    if source is not None:
+        path = source.get("file") or source.get("dev") or source.get("dir")
+        if source.get("protocol") == "nbd":
+            socket = xml.attribute(source, "host[@transport='unix']", "socket")
+        elif source.get("volume"):
+            path = f"{source.get('pool')}/{source.get('volume')}"
+    return Disk(
+        target=xml.attribute(element, "target", "dev") or "",
+        device=element.get("device") or "disk",
+        format=xml.attribute(element, "driver", "type") or "raw",
+        source_type=element.get("type") or "file",
+        source=path,
+        read_only=element.find("readonly") is not None,
+        nbd_socket=socket,
+        alias=xml.attribute(element, "alias", "name"),
+    )
