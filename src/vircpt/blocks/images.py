@@ -1,0 +1,176 @@
+"""Disk images at rest, through qemu-img: what is in them, overlays on them, copies into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+
+Progress = Callable[[float], None]
+"""Told the part that is done, from 0 to 1."""
+
+FORMATS = ("qcow2", "raw")
+_PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+
+
+@dataclass(frozen=True)
+class StoredBitmap:
+    """A bitmap in a qcow2 file. `in_use`: it was not closed properly and can't be trusted."""
+
+    name: str
+    granularity: int
+    in_use: bool
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image: its virtual size in bytes; `compat` is qcow2's version, "1.1" or "0.10"."""
+
+    path: str
+    format: str
+    size: int
+    compat: str | None
+    bitmaps: tuple[StoredBitmap, ...]
+
+
+def info(path: str, image_format: str) -> ImageInfo:
+    """Read an image's header; also while QEMU has it open (its bitmaps are then out of date)."""
+    text = _run(
+        ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path],
+        f"cannot read the image {path}",
+    )
+    data = json.loads(text)
+    details = data.get("format-specific", {}).get("data", {})
+    return ImageInfo(
+        path=path,
+        format=data["format"],
+        size=data["virtual-size"],
+        compat=details.get("compat"),
+        bitmaps=tuple(
+            StoredBitmap(one["name"], one["granularity"], "in-use" in one["flags"])
+            for one in details.get("bitmaps", ())
+        ),
+    )
+
+
+def create_overlay(path: Path, backing_uri: str) -> None:
+    """Make a new qcow2 at `path` on top of an NBD export; an existing file is never replaced."""
+    with _Placed(path) as temporary:
+        _run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
+             "--", str(temporary)],
+            f"cannot make the overlay {path}",
+        )  # fmt: skip
+
+
+def copy(uri: str, path: Path, image_format: str, progress: Progress | None = None) -> None:
+    """Copy an NBD export into a new image, sparse; an existing file is never replaced.
+
+    Until the copy is whole it stands beside the destination under a temporary name.
+    """
+    if image_format not in FORMATS:
+        raise InvalidInput(f"no format {image_format!r}", hint=f"use {' or '.join(FORMATS)}")
+    with _Placed(path) as temporary:
+        command = ["qemu-img", "convert", "-p", "-f", "raw", "-O", image_format,
+                   "--", uri, str(temporary)]  # fmt: skip
+        _run_with_progress(command, f"cannot copy to {path}", progress)
+        _sync(temporary)
+
+
+def nbdinfo(uri: str, *, as_json: bool = False) -> str:
+    """What the tool nbdinfo tells of an NBD export."""
+    options = ["--json"] if as_json else []
+    return _run(["nbdinfo", *options, "--", uri], "nbdinfo failed")
+
+
+class _Placed:
+    """A new file, made under a temporary name and put in place when the block ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+
+    def __enter__(self) -> Path:
+        self._refuse_existing()
+        if not self._path.parent.is_dir():
+            raise NotFound(f"no directory {self._path.parent}", hint="make it first")
+        return self._temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                # a link fails where a rename would replace what came there meanwhile
+                os.link(self._temporary, self._path)
+        except FileExistsError:
+            self._refuse_existing()
+        except OSError as error:
+            raise VircptError(f"cannot make {self._path}", why=str(error)) from error
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self._path):
+            raise InvalidInput(f"{self._path} exists already", hint="choose another name")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _run(command: Sequence[str], what: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+    except FileNotFoundError as error:
+        raise missing_tool(command[0]) from error
+    if done.returncode:
+        raise VircptError(what, why=_last_line(done.stderr) or f"status {done.returncode}")
+    return done.stdout
+
+
+def _run_with_progress(command: Sequence[str], what: str, progress: Progress | None) -> None:
+    """Run a tool that prints (12.34/100%); it ends when we are interrupted."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is ours to handle
+        )
+    except FileNotFoundError as error:
+        raise missing_tool(command[0]) from error
+    try:
+        assert process.stdout
+        while piece := os.read(process.stdout.fileno(), 4096):
+            found = _PERCENT.findall(piece)
+            if found and progress:
+                progress(float(found[-1]) / 100)
+        errors = process.communicate()[1].decode(errors="replace")
+    except BaseException:
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        raise
+    if process.returncode:
+        raise VircptError(what, why=_last_line(errors) or f"status {process.returncode}")
+
+
+def missing_tool(name: str) -> NotSupported:
+    """The error for a tool that isn't installed."""
+    package = "libnbd-bin" if name.startswith("nbd") else "qemu-utils"
+    return NotSupported(f"the program {name} is missing", hint=f"apt-get install {package}")
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

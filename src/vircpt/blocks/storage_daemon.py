@@ -1,0 +1,224 @@
+"""Serving the images of a shut-off domain over NBD, read-only, with qemu-storage-daemon.
+
+One daemon serves all disks of a domain on one socket, as QEMU does for a running one. Per
+disk the bitmap of the chosen checkpoint is merged into a new one, `backup-TARGET`, that
+lives in the daemon's memory only: whoever reads finds the same name as on a live export.
+The daemon's share of the image locks keeps the domain from being started meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vircpt import knowledge
+from vircpt.blocks.images import missing_tool
+from vircpt.errors import BrokenChain, VircptError
+
+_START_LIMIT = 15.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """An image to serve: as export `name`, with the bitmap `since` as `bitmap` if given."""
+
+    name: str
+    path: str
+    format: str
+    is_block_device: bool = False
+    since: str | None = None
+    bitmap: str | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the daemon listens: a Unix socket, or address and port, with TLS or without."""
+
+    socket: Path | None = None
+    address: str | None = None
+    port: int | None = None
+    tls_dir: str | None = None
+
+
+def start(directory: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
+    """Start the daemon; return its pid once it serves. It outlives this process.
+
+    `directory` is private and gets the daemon's control socket and log. Raises Busy if the
+    domain was started meanwhile, BrokenChain if a bitmap can't be used.
+    """
+    control = directory / "qmp.sock"
+    log = directory / "daemon.log"
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                _command(control, images),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
+    except FileNotFoundError as error:
+        raise missing_tool("qemu-storage-daemon") from error
+    try:
+        with _Monitor(_connect(control, process, log)) as monitor:
+            for image in images:
+                _add_bitmap(monitor, image)
+            _listen(monitor, endpoint)
+            for image in images:
+                _export(monitor, image)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process.pid
+
+
+def stop(pid: int, limit: float = 10) -> None:
+    """End the daemon with that pid, and wait until it has gone."""
+    handle = _open_pid(pid)
+    if handle is None:
+        return
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not _ended(handle, limit):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            _ended(handle, limit)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
+
+
+def _open_pid(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _ended(handle: int, limit: float) -> bool:
+    import select
+
+    return bool(select.select([handle], [], [], limit)[0])
+
+
+def _command(control: Path, images: Sequence[Served]) -> list[str]:
+    command = ["qemu-storage-daemon"]
+    for image in images:
+        driver = "host_device" if image.is_block_device else "file"
+        protocol = {"driver": driver, "node-name": f"file-{image.name}", "filename": image.path,
+                    "read-only": True, "auto-read-only": False}  # fmt: skip
+        node = {"driver": image.format, "node-name": image.name, "file": f"file-{image.name}",
+                "read-only": True}  # fmt: skip
+        command += ["--blockdev", json.dumps(protocol), "--blockdev", json.dumps(node)]
+    command += [
+        "--chardev",
+        f"socket,id=qmp,path={str(control).replace(',', ',,')},server=on,wait=off",
+    ]
+    return [*command, "--monitor", "chardev=qmp"]
+
+
+def _connect(control: Path, process: subprocess.Popen[bytes], log: Path) -> socket.socket:
+    deadline = time.monotonic() + _START_LIMIT
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(control))
+            connection.settimeout(_START_LIMIT)
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise _failed(log.read_text(errors="replace").strip())
+        time.sleep(0.01)
+
+
+def _failed(message: str) -> VircptError:
+    riddle = knowledge.recognise(message)
+    lines = message.splitlines() or ["it said nothing"]
+    kind = riddle.error if riddle else VircptError
+    return kind(
+        "cannot serve the images of the shut-off domain",
+        why=lines[0],
+        hint=riddle.hint if riddle else None,
+    )
+
+
+def _add_bitmap(monitor: _Monitor, image: Served) -> None:
+    if not image.since:
+        return
+    monitor.call("block-dirty-bitmap-add", node=image.name, name=image.bitmap)
+    try:
+        monitor.call("block-dirty-bitmap-merge", node=image.name, target=image.bitmap,
+                     bitmaps=[image.since])  # fmt: skip
+    except VircptError as error:
+        raise BrokenChain(
+            f"the bitmap of checkpoint {image.since} in {image.path} can't be used",
+            why=error.why,
+            disk=image.name,
+            hint="delete the checkpoint, make a new one and start with a full export",
+        ) from error
+
+
+def _listen(monitor: _Monitor, endpoint: Endpoint) -> None:
+    arguments: dict[str, Any] = {}
+    if endpoint.socket:
+        arguments["addr"] = {"type": "unix", "data": {"path": str(endpoint.socket)}}
+    else:
+        address = {"host": endpoint.address, "port": str(endpoint.port)}
+        arguments["addr"] = {"type": "inet", "data": address}
+    if endpoint.tls_dir:
+        credentials = {"qom-type": "tls-creds-x509", "id": "tls", "endpoint": "server",
+                       "dir": endpoint.tls_dir, "verify-peer": True}  # fmt: skip
+        monitor.call("object-add", **credentials)
+        arguments["tls-creds"] = "tls"
+    monitor.call("nbd-server-start", **arguments, **{"max-connections": 0})
+
+
+def _export(monitor: _Monitor, image: Served) -> None:
+    monitor.call("block-export-add", type="nbd", id=image.name, name=image.name,
+                 **{"node-name": image.name, "writable": False,
+                    "bitmaps": [image.bitmap] if image.since else []})  # fmt: skip
+
+
+class _Monitor:
+    """The few lines of QMP that are needed here: one command, one answer.
+
+    QEMU's own qemu.qmp would do, but parts of it are GPL-2.0-only.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._file = connection.makefile("rw", encoding="utf-8")
+
+    def __enter__(self) -> _Monitor:
+        self._file.readline()  # the greeting
+        self.call("qmp_capabilities")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._connection.close()
+
+    def call(self, command: str, **arguments: Any) -> None:
+        """Run one command; raises VircptError with QEMU's own words as the reason."""
+        self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._file.flush()
+        for line in self._file:
+            answer = json.loads(line)
+            if "error" in answer:
+                raise _failed(answer["error"]["desc"])
+            if "return" in answer:
+                return
+        raise _failed("the storage daemon ended")

@@ -1,0 +1,365 @@
+"""What vircpt remembers of each export: a directory of its own, found again after any crash.
+
+    BASE/exports/ID/             0711  ours: only we can write here
+    BASE/exports/ID/state.json   0600  written before libvirt is asked for anything
+    BASE/exports/ID/io/          0700  QEMU's: the socket, and the scratch files by default
+
+BASE is VIRCPT_STATE_DIR, else /var/lib/vircpt for root and XDG_STATE_HOME/vircpt for others.
+The state stands outside of the directory that QEMU's user may write to, so that a guest
+that broke out into QEMU can't tell us, who are root, what to delete. With a scratch
+directory elsewhere that directory gets a sub-directory vircpt-ID, noted in the state first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
+
+SOCKET_LIMIT = 107
+"""Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
+FORMAT = 1
+_NEW = ".new-"
+_NEW_LIFE = 600
+"""Seconds after which a directory that was never finished is nobody's."""
+_ID = re.compile(r"[0-9a-f]{8}\Z")
+
+
+@dataclass(frozen=True)
+class DiskRecord:
+    """A disk of an export: its size in bytes, the checkpoint its bitmap comes from, if any."""
+
+    target: str
+    size: int | None = None
+    since: str | None = None
+    scratch: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """What is written down about an export; times in seconds since 1970.
+
+    `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours, whose
+    pid and start time in clock ticks are given). `watcher` is the process that releases the
+    export at `expires`. `address` and `port` are those of TCP exports.
+    """
+
+    id: str
+    kind: str
+    uri: str
+    domain: str
+    uuid: str
+    user: str
+    created: float
+    disks: tuple[DiskRecord, ...] = ()
+    base: str | None = None
+    checkpoint: str | None = None
+    address: str | None = None
+    port: int | None = None
+    tls_dir: str | None = None
+    scratch_dir: str | None = None
+    expires: float | None = None
+    watcher: Process | None = None
+    server: Process | None = None
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that can't be mistaken for a later one with the same pid."""
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        """True if exactly this process still runs."""
+        return _start_time(self.pid) == self.started
+
+    @staticmethod
+    def of(pid: int) -> Process | None:
+        """The process with that pid, if there is one."""
+        started = _start_time(pid)
+        return None if started is None else Process(pid, started)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A directory whose state can't be read."""
+
+    id: str
+    directory: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class ExportDirectory:
+    """Where one export lives."""
+
+    path: Path
+    record: ExportRecord = field(compare=False)
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "io" / "nbd.sock"
+
+    @property
+    def scratch(self) -> Path:
+        """The directory of the scratch files."""
+        if self.record.scratch_dir:
+            return Path(self.record.scratch_dir) / f"vircpt-{self.record.id}"
+        return self.path / "io"
+
+    def update(self, **changes: Any) -> ExportDirectory:
+        """Write changed facts down, atomically."""
+        record = replace(self.record, **changes)
+        _write_state(self.path, record)
+        return ExportDirectory(self.path, record)
+
+    def remove(self) -> None:
+        """Remove all that the export had on disk; the state goes last. Idempotent."""
+        if self.record.scratch_dir:
+            _remove_tree(self.scratch)
+        _remove_tree(self.path / "io")
+        _remove_tree(self.path)
+
+
+def base() -> Path:
+    """The directory of all that vircpt remembers."""
+    given = os.environ.get("VIRCPT_STATE_DIR")
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/vircpt")
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "vircpt"
+
+
+def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirectory:
+    """Make the directory of a new export with its state; `owner` is QEMU's user and group.
+
+    The id in `record` is replaced by a new one.
+    """
+    exports = _make_base() / "exports"
+    record = replace(record, id=secrets.token_hex(4))
+    directory = ExportDirectory(exports / record.id, record)
+    if len(os.fsencode(directory.socket)) > SOCKET_LIMIT:
+        raise NotSupported(
+            "the path of the export's socket would be too long",
+            why=f"{directory.socket} has more than {SOCKET_LIMIT} bytes",
+            hint="set VIRCPT_STATE_DIR to a directory with a shorter path",
+        )
+    try:
+        _make_directory(directory.path, record, owner)
+        if record.scratch_dir:
+            _check_scratch(Path(record.scratch_dir))
+            _make_private(directory.scratch, owner)
+    except OSError as error:
+        directory.remove()
+        raise VircptError(
+            "cannot make the export's directory",
+            why=f"{error.filename}: {error.strerror}",
+            hint="choose another directory with --scratch-dir" if record.scratch_dir else None,
+        ) from error
+    except BaseException:
+        directory.remove()
+        raise
+    return directory
+
+
+def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | None) -> None:
+    """Make it under another name first: under its own it is whole or not there."""
+    _sweep(path.parent)
+    new = path.with_name(f"{_NEW}{path.name}")
+    new.mkdir()
+    try:
+        new.chmod(0o711)
+        _write_state(new, record)
+        _make_private(new / "io", owner)
+        new.rename(path)
+    except BaseException:
+        _remove_tree(new)
+        raise
+
+
+def _sweep(exports: Path) -> None:
+    """Remove what a vircpt left that was killed inside of `_make_directory`."""
+    for path in exports.glob(f"{_NEW}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _NEW_LIFE:
+                _remove_tree(path)
+
+
+def read(export_id: str) -> ExportDirectory:
+    """The export with that id; raises NotFound, or VircptError if its state is damaged."""
+    found = _read(base() / "exports" / export_id) if _ID.match(export_id) else None
+    if found is None:
+        raise NotFound(f"no export {export_id!r}", hint="see vircpt exports")
+    if isinstance(found, Damaged):
+        raise VircptError(f"the state of export {export_id} is damaged", why=found.why)
+    return found
+
+
+def list_all() -> list[ExportDirectory | Damaged]:
+    """All exports that are written down, oldest first, then what can't be read."""
+    try:
+        entries = sorted(one.name for one in (base() / "exports").iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise VircptError("cannot read the list of exports", why=str(error)) from error
+    found = [_read(base() / "exports" / name) for name in entries if _ID.match(name)]
+    good = [one for one in found if isinstance(one, ExportDirectory)]
+    bad = [one for one in found if isinstance(one, Damaged)]
+    return [*sorted(good, key=lambda one: one.record.created), *bad]
+
+
+def of_domain(uuid: str) -> list[ExportDirectory]:
+    """The exports written down for that domain."""
+    return [
+        one for one in list_all() if isinstance(one, ExportDirectory) and one.record.uuid == uuid
+    ]
+
+
+@contextmanager
+def locked(uuid: str, domain: str) -> Iterator[None]:
+    """Keep other vircpts from starting or ending an export of this domain meanwhile.
+
+    Raises Busy at once if another one is at it. The lock goes with the process.
+    """
+    import fcntl
+
+    directory = _make_base() / "locks"
+    handle = os.open(directory / uuid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(
+                "another vircpt is at work on this domain", domain=domain,
+                hint="wait until it is done",
+            ) from None  # fmt: skip
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make_base() -> Path:
+    top = base()
+    try:
+        for path, mode in ((top, 0o711), (top / "exports", 0o711), (top / "locks", 0o700)):
+            if not path.is_dir():
+                path.mkdir(mode=mode, parents=True, exist_ok=True)
+                path.chmod(mode)
+            _check_ours(path)
+    except OSError as error:
+        raise VircptError(
+            f"cannot use {top} for the state of exports",
+            why=error.strerror,
+            hint="run as root, or set VIRCPT_STATE_DIR to a directory of yours",
+        ) from error
+    return top
+
+
+def _check_ours(path: Path) -> None:
+    """A directory that somebody else can write to could be made to lead us astray."""
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        raise NotSupported(
+            f"{path} can't be trusted",
+            why="other users may write to it, or own it",
+            hint=f"chown it to yourself and chmod go-w {path}",
+        )
+
+
+def _check_scratch(path: Path) -> None:
+    if not path.is_absolute():
+        raise InvalidInput(f"the scratch directory {path} is no absolute path")
+    if not path.is_dir():
+        raise InvalidInput(f"the scratch directory {path} is no directory", hint="make it first")
+
+
+def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
+    path.mkdir(mode=0o700)  # fails if anything is there, a link too
+    if owner and os.geteuid() == 0:
+        os.chown(path, *owner, follow_symlinks=False)
+
+
+def _write_state(directory: Path, record: ExportRecord) -> None:
+    data = json.dumps({"format": FORMAT, **asdict(record)}, indent=1)
+    temporary = directory / f".state-{secrets.token_hex(4)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(directory / "state.json")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(directory: Path) -> ExportDirectory | Damaged | None:
+    try:
+        text = (directory / "state.json").read_text()
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError:
+        if not directory.is_dir():
+            return None
+        return Damaged(directory.name, directory, "it has no state.json")
+    except (OSError, UnicodeDecodeError) as error:
+        return Damaged(directory.name, directory, str(error))
+    try:
+        return ExportDirectory(directory, _parse(json.loads(text), directory.name))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Damaged(directory.name, directory, f"state.json: {type(error).__name__}: {error}")
+
+
+def _parse(data: dict[str, Any], export_id: str) -> ExportRecord:
+    if data.pop("format") != FORMAT:
+        raise ValueError("it was written by another version of vircpt")
+    if data["id"] != export_id:
+        raise ValueError("it belongs to another export")
+    data["disks"] = tuple(DiskRecord(**disk) for disk in data["disks"])
+    for key in ("watcher", "server"):
+        if data[key] is not None:
+            data[key] = Process(int(data[key]["pid"]), int(data[key]["started"]))
+    record = ExportRecord(**data)
+    if record.kind not in ("live", "offline"):
+        raise ValueError(f"unknown kind {record.kind!r}")
+    for text in (record.uri, record.domain, record.uuid):
+        if not isinstance(text, str):
+            raise ValueError("a name is no text")
+    return record
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a directory that its owner may be changing meanwhile: rmtree follows no links."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise VircptError(
+            f"cannot remove {path}", why=str(error), hint=f"remove it by hand: rm -r {path}"
+        ) from error
+
+
+def _start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot (proc(5), stat, field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
