@@ -1,0 +1,161 @@
+"""What all commands share: the options that may stand anywhere, and late import of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+from vircpt.cli import complete
+from vircpt.cli.session import Session
+
+T = TypeVar("T")
+
+
+def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value not in (None, False, 0):
+            setattr(context.ensure_object(Session), attribute, value)
+
+    return callback
+
+
+def _louder(context: click.Context, parameter: click.Parameter, value: int) -> None:
+    if value:
+        step = -value if parameter.name == "quiet" else value
+        context.ensure_object(Session).verbosity += step
+
+
+def shared_options() -> list[click.Parameter]:
+    """The options that are understood before the command and after it."""
+    return [
+        click.Option(
+            ["-d", "--domain"],
+            metavar="DOMAIN",
+            expose_value=False,
+            callback=_set("domain_name"),
+            help="The domain, by name or UUID; VIRCPT_DOMAIN stands in for it.",
+            shell_complete=complete.domains,
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set("json"),
+            help="Print one JSON document instead of text.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_louder,
+            help="Tell more on stderr.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            count=True,
+            expose_value=False,
+            callback=_louder,
+            help="Tell errors only.",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that understands the shared options as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(shared_options())
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used.
+
+    `homes` maps each command to its module in this package, and to the line it has in the
+    group's help: showing help imports nothing.
+    """
+
+    def __init__(self, *args: Any, homes: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.homes = homes
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.homes)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.homes:
+            return None
+        module = import_module(f"vircpt.cli.{self.homes[name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.homes and not name.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(name, self.homes, 1)
+            hint = f" Did you mean {near[0]}?" if near else " See vircpt --help."
+            raise click.UsageError(f"No such command {name!r}.{hint}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.homes.items()])
+
+
+def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """--disk and --exclude."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        function = click.option(
+            "--exclude",
+            multiple=True,
+            metavar="TARGET",
+            shell_complete=complete.disks,
+            help=f"Leave this disk out when {verb}; may be repeated.",
+        )(function)
+        return click.option(
+            "--disk",
+            "disks",
+            multiple=True,
+            metavar="TARGET",
+            shell_complete=complete.disks,
+            help="Only this disk, such as vda; may be repeated.",
+        )(function)
+
+    return decorate
+
+
+def freeze_options(function: Callable[..., T]) -> Callable[..., T]:
+    """--no-freeze, --require-freeze and --freeze-limit."""
+    function = click.option(
+        "--freeze-limit",
+        type=click.FloatRange(min=0.1, max=600),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Thaw after this time at the latest.",
+    )(function)
+    function = click.option(
+        "--require-freeze", is_flag=True, help="Fail if the guest's file systems can't be frozen."
+    )(function)
+    return click.option("--no-freeze", is_flag=True, help="Don't freeze the guest's file systems.")(
+        function
+    )
+
+
+def freeze_policy(no_freeze: bool, require_freeze: bool) -> Any:
+    """The policy that the options ask for."""
+    from vircpt.api import Freeze
+
+    if no_freeze and require_freeze:
+        raise click.UsageError("--no-freeze and --require-freeze exclude each other")
+    if require_freeze:
+        return Freeze.REQUIRE
+    return Freeze.NEVER if no_freeze else Freeze.AUTO

@@ -1,0 +1,171 @@
+"""The entry point: the group of commands, signals, and errors put into words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from vircpt import __version__, errors
+from vircpt.cli.base import LazyGroup, shared_options
+from vircpt.cli.session import Session
+
+_COMMANDS = {
+    "create": ("create", "Make a checkpoint."),
+    "list": ("list", "Checkpoints, how much changed since, and their health."),
+    "info": ("info", "One checkpoint in full."),
+    "dumpxml": ("dumpxml", "A checkpoint's definition."),
+    "redefine": ("redefine", "Bring a checkpoint's metadata back from its definition."),
+    "delete": ("delete", "Delete checkpoints."),
+    "export": ("export", "Serve the disks as they are now over NBD, changed blocks marked."),
+    "exports": ("exports", "All running exports on this host."),
+    "release": ("release", "End an export."),
+    "nbdinfo": ("nbdinfo", "What the running export offers, as nbdinfo tells it."),
+    "map": ("map", "Which blocks of a disk are dirty, zero, allocated."),
+    "copy": ("copy", "Copy a disk of the running export into an image."),
+    "overlay": ("overlay", "A writable image on top of a disk of the running export."),
+    "completion": ("completion", "Completion for bash, zsh or fish."),
+}
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _store(attribute: str) -> Any:
+    def callback(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            setattr(context.ensure_object(Session), attribute, value)
+
+    return callback
+
+
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from vircpt.cli.version import show
+
+        show(context.ensure_object(Session), __version__)
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    homes=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failure, 2 usage, 3 partly done, 10 not found, 11 busy, "
+    "12 not supported here, 13 broken bitmap, 14 host unreachable, 128+n signal n. "
+    "An export shows the disks as they are when it starts, not as they were when the "
+    "checkpoint was made.",
+)
+@click.option(
+    "-c",
+    "-U",
+    "--connect",
+    "--uri",
+    "uri",
+    metavar="URI",
+    callback=_store("uri"),
+    help="libvirt's URI [default: LIBVIRT_DEFAULT_URI, else qemu:///system for root, "
+    "qemu:///session for others].",
+)
+@click.option(
+    "--user",
+    metavar="NAME",
+    callback=_store("user"),
+    help="Who to be where libvirt asks; the password is asked for, or stands in auth.conf.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    callback=_version,
+    expose_value=False,
+    help="Versions of vircpt, libvirt, QEMU and libnbd.",
+)
+@click.pass_context
+def cli(context: click.Context, uri: str | None, user: str | None) -> None:
+    """Checkpoints of running VMs: make them, see what changed, export the disks over NBD."""
+    context.call_on_close(context.ensure_object(Session).close)
+
+
+cli.params.extend(shared_options())
+
+
+def run() -> NoReturn:
+    """The program: run the command line and exit."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; return the exit code (see docs/exit-codes.md)."""
+    _catch_signals()
+    session = Session()
+    try:
+        code = cli.main(list(arguments), "vircpt", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except errors.VircptError as error:
+        return _tell(error, session)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.Abort:
+        return 128 + signal.SIGINT
+    except click.ClickException as error:
+        return _tell_usage(error, session)
+    except errors.Interrupted as interrupted:
+        print(f"vircpt: ended by {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except BrokenPipeError:
+        # who read our output has gone: what is left in the buffer must not raise again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    finally:
+        session.close()
+
+
+def _catch_signals() -> None:
+    def interrupt(signum: int, _frame: object) -> NoReturn:
+        for one in _SIGNALS:  # cleaning up is not interrupted again
+            signal.signal(one, signal.SIG_IGN)
+        raise errors.Interrupted(signum)
+
+    for one in _SIGNALS:
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(one, interrupt)
+
+
+def _tell(error: errors.VircptError, session: Session) -> int:
+    from vircpt.cli import output
+
+    if session.json:
+        content = {
+            "schema": "vircpt/error/1",
+            "error": type(error).__name__,
+            "exit_code": error.exit_code,
+            "what": error.what,
+            "why": error.why,
+            "hint": error.hint,
+            "domain": error.domain,
+            "disk": error.disk,
+            "checkpoint": error.checkpoint,
+        }
+        print(json.dumps(content), file=sys.stderr)
+    else:
+        lines = error.describe().splitlines()
+        print("\n".join(output.safe(line) for line in [f"error: {lines[0]}", *lines[1:]]),
+              file=sys.stderr)  # fmt: skip
+    return error.exit_code
+
+
+def _tell_usage(error: click.ClickException, session: Session) -> int:
+    text = error.format_message()
+    if session.json:
+        told = errors.InvalidInput(text)
+        return _tell(told, session)
+    print(f"error: {text}", file=sys.stderr)
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        print(f"hint: see {context.command_path} --help", file=sys.stderr)
+    return errors.InvalidInput.exit_code

@@ -1,0 +1,27 @@
+"""vircpt release"""
+
+from __future__ import annotations
+
+import click
+
+from vircpt.cli import output
+from vircpt.cli.base import Command
+from vircpt.cli.session import Session
+
+
+@click.command("release", cls=Command)
+@click.option("--force", is_flag=True, help="Also while it is attached to another domain.")
+@click.pass_obj
+def command(session: Session, force: bool) -> None:
+    """End the domain's export, and remove its socket and scratch files.
+
+    What a dead export left (the guest or vircpt died) is removed as well. A backup job that
+    vircpt did not start is left alone.
+    """
+    released = session.host.release(session.needed_domain, force=force)
+    if session.json:
+        output.document("release/1", released=released)
+        return
+    for one in released:
+        note = "" if one.was_running else " (it had died before; what it left is removed)"
+        output.result(f"export {one.id} of domain {output.safe(one.domain)} released{note}")

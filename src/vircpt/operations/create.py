@@ -1,0 +1,191 @@
+"""Create a checkpoint, with the guest's file systems frozen if its agent answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from vircpt import names
+from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.hypervisor import agent, backups, checkpoints
+from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
+from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+from vircpt.operations.selection import Selection, Skipped, select
+from vircpt.records import exports as records
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """What `create` would do; `xml` is what libvirt would be given."""
+
+    domain: str
+    name: str
+    xml: str
+    disks: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    drops: tuple[str, ...]
+    """Checkpoints that `keep_last` would delete, oldest first."""
+
+
+@dataclass(frozen=True)
+class CreatedCheckpoint:
+    """A checkpoint that was made: its disks, those left out, how it went with the freeze.
+
+    `dropped` are the checkpoints that `keep_last` deleted, `kept` those it should have
+    deleted but could not, with the reason.
+    """
+
+    domain: str
+    name: str
+    disks: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    freeze: FreezeReport
+    dropped: tuple[str, ...] = ()
+    kept: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """What may be asked of a new checkpoint; `freeze_limit` in seconds."""
+
+    name: str | None = None
+    description: str = ""
+    disks: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    freeze: Freeze = Freeze.AUTO
+    freeze_limit: float = agent.DEFAULT_LIMIT
+    keep_last: int | None = None
+
+
+def plan(domain: LibvirtDomain, options: CheckpointOptions) -> CheckpointPlan:
+    """What `create` would do now; nothing is changed. Raises what `create` raises."""
+    facts = domain.facts()
+    drafted, _ = draft(domain, facts, options)
+    return drafted
+
+
+def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoint:
+    """Make the checkpoint; if anything fails, or we are interrupted, none is left.
+
+    Raises InvalidInput for a bad name, NotFound for a disk that there isn't, NotSupported
+    if the domain is not running, no disk can take part or Freeze.REQUIRE can't be met.
+    """
+    with records.locked(domain.uuid, domain.name):
+        facts = domain.facts()
+        planned, _ = draft(domain, facts, options)
+        result = agent.FreezeResult()
+        try:
+            with agent.frozen(domain, facts, options.freeze, options.freeze_limit) as result:
+                checkpoints.create(domain, planned.xml, planned.name)
+            refuse_late(options.freeze, result.report, domain)
+        except BaseException:
+            undo(domain, planned.name)
+            raise
+        dropped, kept = drop(domain, planned.drops)
+    return CreatedCheckpoint(
+        domain=domain.name,
+        name=planned.name,
+        disks=planned.disks,
+        skipped=planned.skipped,
+        freeze=result.report,
+        dropped=dropped,
+        kept=kept,
+    )
+
+
+def draft(
+    domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions
+) -> tuple[CheckpointPlan, Selection]:
+    """The plan, and the disks it is about."""
+    if options.name is not None:
+        names.check(options.name)
+    if options.keep_last is not None and options.keep_last < 1:
+        raise InvalidInput("at least one checkpoint must be kept", why="--keep-last is below 1")
+    check_description(options.description)
+    need_running(facts, "a checkpoint is made by the running QEMU")
+    selection = select(
+        facts, options.disks, options.exclude, lambda disk: disk.no_checkpoint, "a checkpoint"
+    )
+    present = checkpoints.list_all(domain)
+    taken = frozenset(one.name for one in present)
+    name = options.name or names.by_date(taken)
+    if name in taken:
+        raise VircptError(
+            f"checkpoint {name} exists already", domain=domain.name, checkpoint=name,
+            hint=f"choose another name, or delete it: vircpt -d {domain.name} delete --name {name}",
+        )  # fmt: skip
+    ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
+    drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
+    definition = checkpoints.build_xml(
+        name, options.description, selection.targets, selection.left_out
+    )
+    planned = CheckpointPlan(
+        domain=domain.name,
+        name=name,
+        xml=definition,
+        disks=selection.targets,
+        skipped=selection.skipped,
+        drops=tuple(one.name for one in drops),
+    )
+    return planned, selection
+
+
+def need_running(facts: DomainFacts, why: str) -> None:
+    """Raise NotSupported unless QEMU runs."""
+    if not facts.is_active:
+        raise NotSupported(
+            f"domain {facts.name} is not running ({facts.state})",
+            why=why,
+            domain=facts.name,
+            hint=f"start it: virsh start {facts.name}",
+        )
+
+
+def check_description(text: str) -> None:
+    """Raise InvalidInput for a text that XML can't hold."""
+    if any(ord(char) < 32 and char not in "\n\t" for char in text):
+        raise InvalidInput("the description holds control characters")
+
+
+def refuse_late(policy: Freeze, report: FreezeReport, domain: LibvirtDomain) -> None:
+    """With Freeze.REQUIRE a thaw that came before the work was done is a failure."""
+    if policy is Freeze.REQUIRE and report.state is FreezeState.LATE:
+        raise NotSupported(
+            "the guest's file systems had to be thawed too early", why=report.why,
+            domain=domain.name, hint="allow more with --freeze-limit, or use --no-freeze",
+        )  # fmt: skip
+
+
+def undo(domain: LibvirtDomain, name: str) -> None:
+    """Delete the checkpoint that a failed operation may have made, if it is there and ours.
+
+    Whoever calls holds the domain's lock and has seen that the name was free.
+    """
+    with suppress(VircptError):
+        if checkpoints.read(domain, name).ours:
+            checkpoints.delete(domain, name)
+
+
+def drop(
+    domain: LibvirtDomain, drops: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+    """Delete checkpoints, oldest first; those in use or stuck are kept, and told."""
+    if not drops:
+        return (), ()
+    job = backups.current(domain)
+    bases = job.bases if job else frozenset()
+    dropped: list[str] = []
+    kept: list[Skipped] = []
+    for name in drops:
+        if name in bases:
+            kept.append(Skipped(name, "a running export is based on it"))
+            continue
+        try:
+            checkpoints.delete(domain, name)
+            dropped.append(name)
+        except NotFound:
+            continue  # somebody else was faster
+        except VircptError as error:
+            kept.append(Skipped(name, str(error)))
+    return tuple(dropped), tuple(kept)

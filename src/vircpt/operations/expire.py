@@ -1,0 +1,75 @@
+"""Release an export when its time has come, also when the vircpt that started it has gone.
+
+`watch` starts a process of its own that sleeps, and runs `main` here: at the export's end
+it opens a connection and releases; if the export is released earlier it just goes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from vircpt.errors import NotFound, VircptError
+from vircpt.records import exports as records
+from vircpt.records.exports import ExportDirectory, Process
+
+_LOOK = 20.0
+"""Seconds between looks whether the export is there still; also bridges a suspended host."""
+_PATIENCE = 600.0
+_watchers: list[subprocess.Popen[bytes]] = []
+
+
+def watch(directory: ExportDirectory) -> Process | None:
+    """Start the process that releases the export when it expires."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vircpt.operations.expire", directory.record.id],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+    _watchers.append(process)  # nobody waits for it: it outlives us
+    return Process.of(process.pid)
+
+
+def main(export_id: str) -> None:
+    """Sleep until the export expires, then release it; try again while libvirt is busy."""
+    while True:
+        try:
+            record = records.read(export_id).record
+        except NotFound:
+            return
+        if record.expires is None:
+            return
+        left = record.expires - time.time()
+        if left <= 0:
+            break
+        time.sleep(min(left, _LOOK))
+    _release(export_id, time.monotonic() + _PATIENCE)
+
+
+def _release(export_id: str, deadline: float) -> None:
+    from vircpt.hypervisor.connection import Connection
+    from vircpt.operations import release
+
+    pause = 0.5
+    while True:
+        try:
+            directory = records.read(export_id)
+            with Connection(directory.record.uri) as connection:
+                release.release_expired(connection, directory)
+        except NotFound:
+            return
+        except VircptError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 15)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,309 @@
+"""Start an export: the disks as they are now, the blocks written since a checkpoint marked.
+
+The way of one export: plan (which disks, from which checkpoint) → a private directory with
+its state → freeze → libvirt's backup job, with a new checkpoint in the same instant if
+asked for → thaw. Whatever fails on the way, nothing of it is left; a crash leaves the
+directory, by which `release` and the next export find what there is to clean up.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from vircpt import names
+from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError
+from vircpt.hypervisor import agent, backups, checkpoints
+from vircpt.hypervisor.agent import Freeze, FreezeReport
+from vircpt.hypervisor.checkpoints import Checkpoint
+from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
+from vircpt.operations import expire, offline, ownership
+from vircpt.operations.create import CheckpointOptions, draft, refuse_late, undo
+from vircpt.operations.selection import Selection, Skipped, select
+from vircpt.operations.tcp import TcpListen, check_tcp
+from vircpt.records import exports as records
+from vircpt.records.exports import DiskRecord, ExportDirectory, ExportRecord
+from vircpt.units import format_duration
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What may be asked of an export; `ttl` and `freeze_limit` in seconds.
+
+    `since`: mark what was written since that checkpoint. `create`: make that checkpoint in
+    the same instant. `scratch_dir`: where the blocks go that the guest overwrites meanwhile.
+    """
+
+    since: str | None = None
+    create: str | None = None
+    disks: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    scratch_dir: str | None = None
+    tcp: TcpListen | None = None
+    ttl: float | None = None
+    freeze: Freeze = Freeze.AUTO
+    freeze_limit: float = agent.DEFAULT_LIMIT
+
+
+@dataclass(frozen=True)
+class PlannedDisk:
+    """A disk of an export: `since` a checkpoint, or in full; `why_full` if that was not asked."""
+
+    target: str
+    since: str | None
+    why_full: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export would hold; `offline` if it is served from a shut-off domain's images."""
+
+    domain: str
+    offline: bool
+    disks: tuple[PlannedDisk, ...]
+    skipped: tuple[Skipped, ...]
+    since: str | None
+    create: str | None
+    checkpoint_xml: str | None
+
+
+@dataclass(frozen=True)
+class StartedExport:
+    """An export that runs, and how it came about."""
+
+    directory: ExportDirectory
+    plan: ExportPlan
+    freeze: FreezeReport
+
+
+def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
+    """What `start` would do now; nothing is changed. Raises what `start` raises."""
+    return _plan(domain, domain.facts(), options)
+
+
+def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
+    """Start the export. It runs until it is released, whatever becomes of this process.
+
+    Raises Busy if the domain has a job already, NotFound for an unknown checkpoint or disk,
+    BrokenChain if the checkpoint's bitmap is damaged, NotSupported where it can't be.
+    """
+    with records.locked(domain.uuid, domain.name):
+        facts = domain.facts()
+        planned = _plan(domain, facts, options)
+        _clear_dead(domain)
+        _refuse_busy(domain)
+        owner = facts.qemu_owner or domain.connection.qemu_owner()
+        directory = records.create(
+            _record(domain, planned, options), (owner.uid, owner.gid) if owner else None
+        )
+        try:
+            if options.ttl is not None:
+                directory = directory.update(watcher=expire.watch(directory))
+            if planned.offline:
+                return StartedExport(
+                    offline.serve(directory, facts), planned, agent.FreezeResult().report
+                )
+            return _start_live(domain, facts, planned, options, directory)
+        except BaseException:
+            _abandon(domain, directory, planned.create)
+            raise
+
+
+def _start_live(
+    domain: LibvirtDomain,
+    facts: DomainFacts,
+    planned: ExportPlan,
+    options: ExportOptions,
+    directory: ExportDirectory,
+) -> StartedExport:
+    definition = backups.build_xml(
+        _listen(options, directory),
+        [
+            backups.ExportDisk(one.target, one.since, _scratch(directory, one.target, domain))
+            for one in planned.disks
+        ],
+        [one.target for one in planned.skipped],
+    )
+    with agent.frozen(domain, facts, options.freeze, options.freeze_limit) as result:
+        backups.begin(domain, definition, planned.checkpoint_xml)
+    refuse_late(options.freeze, result.report, domain)
+    return StartedExport(directory, planned, result.report)
+
+
+def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> ExportPlan:
+    _check_place(domain, facts, options)
+    selection = select(
+        facts, options.disks, options.exclude, lambda disk: disk.not_exportable, "an export"
+    )
+    checkpoint_xml = None
+    if options.create is not None:
+        checkpoint_xml = _draft_checkpoint(domain, facts, selection, options.create)
+    base = None
+    if options.since is not None:
+        names.check_lookup(options.since)
+        base = checkpoints.read(domain, options.since, sizes=facts.is_active)
+    return ExportPlan(
+        domain=domain.name,
+        offline=not facts.is_active,
+        disks=tuple(_plan_disk(disk, base, facts) for disk in selection.disks),
+        skipped=selection.skipped,
+        since=options.since,
+        create=options.create,
+        checkpoint_xml=checkpoint_xml,
+    )
+
+
+def _plan_disk(disk: Disk, base: Checkpoint | None, facts: DomainFacts) -> PlannedDisk:
+    if base is None:
+        return PlannedDisk(disk.target, None)
+    if disk.no_checkpoint:
+        return PlannedDisk(disk.target, None, disk.no_checkpoint)
+    covered = base.disk(disk.target)
+    if covered is None:
+        return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
+    if facts.is_active and covered.size is None:
+        raise BrokenChain(
+            f"the bitmap of checkpoint {base.name} on disk {disk.target} is missing or broken",
+            why="which blocks changed since is not known any more, as after a crash of QEMU",
+            domain=facts.name,
+            checkpoint=base.name,
+            disk=disk.target,
+            hint="export in full (without --name), or from another checkpoint: see "
+            f"vircpt -d {facts.name} list",
+        )
+    return PlannedDisk(disk.target, base.name)
+
+
+def _draft_checkpoint(
+    domain: LibvirtDomain, facts: DomainFacts, selection: Selection, name: str
+) -> str:
+    can = [disk.target for disk in selection.disks if not disk.no_checkpoint]
+    if not can:
+        raise NotSupported(
+            "none of the exported disks can be in a checkpoint",
+            why="; ".join(f"{disk.target}: {disk.no_checkpoint}" for disk in selection.disks),
+            domain=facts.name,
+        )
+    drafted, _ = draft(domain, facts, CheckpointOptions(name=name, disks=can))
+    return drafted.xml
+
+
+def _check_place(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> None:
+    """Refuse what this host or this way of listening can't do."""
+    if options.tcp:
+        check_tcp(options.tcp, domain.connection, live=facts.is_active)
+    remote = domain.connection.is_remote
+    if remote and not facts.is_active:
+        raise NotSupported(
+            "a domain that is shut off can be exported only on its own host",
+            why=f"its images are not readable from here, over {domain.connection.uri}",
+            domain=domain.name,
+            hint="run vircpt there, or start the domain",
+        )
+    if remote and not options.tcp:
+        raise NotSupported(
+            "this export could not be reached from here",
+            why=f"its Unix socket would be on the host of {domain.connection.uri}",
+            domain=domain.name,
+            hint="export over TCP (--tcp ADDRESS --tls-dir DIR), or run vircpt on that host",
+        )
+    if not facts.is_active and options.create is not None:
+        raise NotSupported(
+            f"domain {domain.name} is not running ({facts.state})",
+            why="a checkpoint is made by the running QEMU",
+            domain=domain.name,
+            hint=f"start it, or export without --create: virsh start {domain.name}",
+        )
+
+
+def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) -> ExportRecord:
+    now = time.time()
+    tcp = options.tcp
+    return ExportRecord(
+        id="",
+        kind="offline" if planned.offline else "live",
+        uri=domain.connection.uri,
+        domain=domain.name,
+        uuid=domain.uuid,
+        user=_user(),
+        created=now,
+        disks=tuple(DiskRecord(one.target, since=one.since) for one in planned.disks),
+        base=planned.since,
+        checkpoint=planned.create,
+        address=tcp.address if tcp else None,
+        port=tcp.port if tcp else None,
+        tls_dir=tcp.tls_dir if tcp else None,
+        scratch_dir=None if domain.connection.is_remote else options.scratch_dir,
+        expires=now + options.ttl if options.ttl else None,
+    )
+
+
+def _listen(options: ExportOptions, directory: ExportDirectory) -> backups.Listen:
+    tcp = options.tcp
+    if tcp is None:
+        return backups.Listen(socket=str(directory.socket))
+    return backups.Listen(address=tcp.address, port=tcp.port, tls=tcp.tls_dir is not None)
+
+
+def _scratch(directory: ExportDirectory, target: str, domain: LibvirtDomain) -> str | None:
+    """On a remote host libvirt chooses a place beside the image: no directory can be made."""
+    if domain.connection.is_remote:
+        return None
+    return str(directory.scratch / f"{target}.scratch")
+
+
+def _clear_dead(domain: LibvirtDomain) -> None:
+    """Remove what dead exports of this domain left: their job or server is gone."""
+    for directory in records.of_domain(domain.uuid):
+        if not ownership.is_alive(domain, directory):
+            ownership.stop_processes(directory)
+            directory.remove()
+
+
+def _refuse_busy(domain: LibvirtDomain) -> None:
+    for directory in records.of_domain(domain.uuid):
+        record = directory.record
+        raise Busy(
+            f"domain {domain.name} is being exported already",
+            why=f"export {record.id}, started by {record.user} "
+            f"{format_duration(max(0.0, time.time() - record.created))} ago",
+            domain=domain.name,
+            hint=f"release it first: vircpt -d {domain.name} release",
+        )
+    job = backups.current_job(domain)
+    if job is not None:
+        raise Busy(
+            f"domain {domain.name} is busy",
+            why=f"a {job.operation} job that vircpt did not start has run for "
+            f"{format_duration(job.seconds)}",
+            domain=domain.name,
+            hint=f"see it with: virsh domjobinfo {domain.name}",
+        )
+
+
+def _abandon(domain: LibvirtDomain, directory: ExportDirectory, checkpoint: str | None) -> None:
+    """Leave nothing of an export that did not come about; the first error is the one to tell."""
+    with suppress(VircptError):
+        if ownership.job_is_ours(domain, directory):
+            backups.end(domain)
+    if checkpoint:
+        undo(domain, checkpoint)
+    with suppress(VircptError):
+        ownership.stop_processes(records.read(directory.record.id))
+    with suppress(VircptError):
+        directory.remove()
+
+
+def _user() -> str:
+    """Who started it: the user behind sudo, if that is how we became root."""
+    sudo = os.environ.get("SUDO_USER")
+    if sudo and os.geteuid() == 0:
+        return sudo
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

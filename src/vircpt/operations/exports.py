@@ -1,0 +1,156 @@
+"""All exports on this host: ours, by whom and since when, and other programs' backup jobs."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass
+
+from vircpt.errors import NotFound, VircptError
+from vircpt.hypervisor import backups
+from vircpt.hypervisor import domain as domains
+from vircpt.hypervisor.connection import Connection
+from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.operations import attachments, ownership
+from vircpt.records import exports as records
+from vircpt.records.exports import Damaged, ExportDirectory
+
+
+class ExportState(enum.Enum):
+    RUNNING = "running"
+    DEAD = "dead"
+    """its job or server has ended, as when the guest died; release removes what it left"""
+    ELSEWHERE = "elsewhere"
+    """it was started through another connection URI, where it was not looked at"""
+    FOREIGN = "foreign"
+    """a backup job that vircpt did not start"""
+    DAMAGED = "damaged"
+    """its state file can't be read"""
+
+
+@dataclass(frozen=True)
+class ExportStatus:
+    """An export; sizes in bytes, times in seconds since 1970, None for what isn't known."""
+
+    id: str | None
+    domain: str | None
+    state: ExportState
+    kind: str | None = None
+    uri: str | None = None
+    user: str | None = None
+    created: float | None = None
+    expires: float | None = None
+    base: str | None = None
+    checkpoint: str | None = None
+    disks: tuple[str, ...] = ()
+    socket: str | None = None
+    address: str | None = None
+    port: int | None = None
+    tls: bool = False
+    scratch_used: int | None = None
+    attached: tuple[str, ...] = ()
+    note: str | None = None
+
+
+def list_exports(connection: Connection) -> list[ExportStatus]:
+    """All that is written down on this host, and other backup jobs of this connection."""
+    attached = attachments.find_all(connection)
+    found = [_status(connection, one, attached) for one in records.list_all()]
+    return found + _foreign(connection, {one.uuid for one in _ours()})
+
+
+def find_running(domain: LibvirtDomain) -> ExportDirectory:
+    """The export of that domain that is served now; raises NotFound."""
+    for directory in records.of_domain(domain.uuid):
+        if ownership.is_alive(domain, directory):
+            return directory
+    raise NotFound(
+        f"domain {domain.name} has no running export",
+        domain=domain.name,
+        hint=f"start one: vircpt -d {domain.name} export",
+    )
+
+
+def _ours() -> list[records.ExportRecord]:
+    return [one.record for one in records.list_all() if isinstance(one, ExportDirectory)]
+
+
+def _status(
+    connection: Connection,
+    one: ExportDirectory | Damaged,
+    attached: list[attachments.Attachment],
+) -> ExportStatus:
+    if isinstance(one, Damaged):
+        return ExportStatus(
+            one.id, None, ExportState.DAMAGED, note=f"{one.why}; remove {one.directory} by hand"
+        )
+    record = one.record
+    state, scratch = _state(connection, one)
+    return ExportStatus(
+        id=record.id,
+        domain=record.domain,
+        state=state,
+        kind=record.kind,
+        uri=record.uri,
+        user=record.user,
+        created=record.created,
+        expires=record.expires,
+        base=record.base,
+        checkpoint=record.checkpoint,
+        disks=tuple(disk.target for disk in record.disks),
+        socket=None if record.port else str(one.socket),
+        address=record.address,
+        port=record.port,
+        tls=record.tls_dir is not None,
+        scratch_used=scratch,
+        attached=tuple(
+            f"{place.domain}:{place.target}"
+            for place in attached
+            if place.socket == str(one.socket)
+        ),
+    )
+
+
+def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, int | None]:
+    record = one.record
+    if record.kind == "live" and record.uri != connection.uri:
+        return ExportState.ELSEWHERE, None
+    try:
+        domain = domains.lookup(connection, record.uuid)
+    except NotFound:
+        alive = record.server is not None and record.server.alive()
+        return ExportState.RUNNING if alive else ExportState.DEAD, None
+    if not ownership.is_alive(domain, one):
+        return ExportState.DEAD, None
+    job = backups.current_job(domain)
+    return ExportState.RUNNING, job.scratch_used if job else None
+
+
+def _foreign(connection: Connection, ours: set[str]) -> list[ExportStatus]:
+    found = []
+    for domain in domains.list_domains(connection, active=True):
+        if domain.uuid in ours:
+            continue
+        try:
+            job, running = backups.current(domain), backups.current_job(domain)
+        except VircptError:
+            continue  # it has ended since we listed it
+        if job:
+            found.append(
+                ExportStatus(
+                    id=None,
+                    domain=domain.name,
+                    state=ExportState.FOREIGN,
+                    kind="live" if job.pull else "push",
+                    uri=connection.uri,
+                    created=time.time() - running.seconds if running else None,
+                    base=", ".join(sorted(job.bases)) or None,
+                    disks=job.disks,
+                    socket=job.listen.socket,
+                    address=job.listen.address,
+                    port=job.listen.port,
+                    tls=job.listen.tls,
+                    scratch_used=running.scratch_used if running else None,
+                )
+            )
+    return found

@@ -1,0 +1,72 @@
+"""Serve the disks of a shut-off domain: its images, read-only, by a storage daemon."""
+
+from __future__ import annotations
+
+import os
+
+from vircpt.blocks import images, storage_daemon
+from vircpt.errors import BrokenChain, NotSupported
+from vircpt.hypervisor.backups import bitmap_name
+from vircpt.hypervisor.domain import Disk, DomainFacts
+from vircpt.records.exports import DiskRecord, ExportDirectory, Process
+
+
+def serve(directory: ExportDirectory, facts: DomainFacts) -> ExportDirectory:
+    """Start the daemon for the export in `directory`, and write down which process it is.
+
+    Raises BrokenChain if a bitmap is absent or in use, NotSupported for images that are
+    not files or block devices of this host.
+    """
+    record = directory.record
+    served = [_image(facts.disk(one.target), one) for one in record.disks]
+    endpoint = storage_daemon.Endpoint(
+        socket=None if record.port else directory.socket,
+        address=record.address,
+        port=record.port,
+        tls_dir=record.tls_dir,
+    )
+    pid = storage_daemon.start(directory.path / "io", endpoint, served)
+    _hand_over(directory)
+    return directory.update(server=Process.of(pid))
+
+
+def _image(disk: Disk, record: DiskRecord) -> storage_daemon.Served:
+    if disk.source is None or disk.source_type not in ("file", "block"):
+        raise NotSupported(
+            f"disk {disk.target} can't be exported while the domain is shut off",
+            why=f"it is of type {disk.source_type}: no file or block device of this host",
+            disk=disk.target,
+            hint="start the domain, or leave the disk out with --exclude",
+        )
+    if record.since:
+        _check_bitmap(disk.source, disk, record.since)
+    return storage_daemon.Served(
+        name=disk.target,
+        path=disk.source,
+        format=disk.format,
+        is_block_device=disk.source_type == "block",
+        since=record.since,
+        bitmap=bitmap_name(disk.target) if record.since else None,
+    )
+
+
+def _check_bitmap(path: str, disk: Disk, name: str) -> None:
+    stored = {one.name: one for one in images.info(path, disk.format).bitmaps}
+    bitmap = stored.get(name)
+    if bitmap is None or bitmap.in_use:
+        raise BrokenChain(
+            f"the bitmap of checkpoint {name} on disk {disk.target} is missing or broken",
+            why="it was not closed properly, as after a crash of QEMU"
+            if bitmap
+            else f"{path} holds no bitmap of that name",
+            checkpoint=name,
+            disk=disk.target,
+            hint="export in full (without --name), or from another checkpoint",
+        )
+
+
+def _hand_over(directory: ExportDirectory) -> None:
+    """Let QEMU's user connect as well: the export may be attached to another domain."""
+    owner = (directory.path / "io").stat()
+    if os.geteuid() == 0 and directory.socket.is_socket():
+        os.chown(directory.socket, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -1,0 +1,118 @@
+"""Reading a running export: where each disk is served, what changed, copies and overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vircpt.blocks import extents, images, nbd
+from vircpt.blocks.extents import Extent, Totals
+from vircpt.errors import InvalidInput, NotFound, VircptError
+from vircpt.hypervisor.backups import bitmap_name
+from vircpt.records.exports import DiskRecord, ExportDirectory
+
+
+@dataclass(frozen=True)
+class ExportedDisk:
+    """A disk of a running export.
+
+    `uri` is an NBD URI for any client; `bitmap` the name of its dirty bitmap, None if the
+    disk is exported in full; `since` the checkpoint that the bitmap starts at.
+    """
+
+    domain: str
+    target: str
+    uri: str
+    since: str | None
+    bitmap: str | None
+
+    def reader(self) -> nbd.Reader:
+        """A connection for reading; a context manager. Its bitmap is `bitmap`."""
+        return nbd.Reader(self.uri, self.bitmap)
+
+    def extents(self) -> Iterator[Extent]:
+        """The whole disk in order: offset and length in bytes; dirty, zero, allocated."""
+        with self.reader() as reader:
+            yield from reader.extents()
+
+    def dirty(self) -> Iterator[Extent]:
+        """Only what was written since the checkpoint; everything if there is no bitmap."""
+        return extents.only_dirty(self.extents())
+
+    def totals(self) -> Totals:
+        """Bytes by kind."""
+        return extents.total(self.extents())
+
+    def size(self) -> int:
+        """Size of the disk in bytes."""
+        with self.reader() as reader:
+            return reader.size
+
+    def without_bitmap(self) -> ExportedDisk:
+        """The same disk, its bitmap not asked for: the allocation alone."""
+        return replace(self, bitmap=None)
+
+    def nbdinfo(self, *, as_json: bool = False) -> str:
+        """What the tool nbdinfo tells of it."""
+        return images.nbdinfo(self.uri, as_json=as_json)
+
+    def copy(self, path: Path, image_format: str, progress: images.Progress | None = None) -> None:
+        """Copy the disk into a new image, qcow2 or raw; an existing file is never replaced."""
+        images.copy(self.uri, path, image_format, progress)
+
+    def overlay(self, path: Path) -> None:
+        """Make a qcow2 image at `path` that reads from the export and takes writes itself."""
+        images.create_overlay(path, self.uri)
+
+
+def disks(directory: ExportDirectory) -> tuple[ExportedDisk, ...]:
+    """The disks of an export."""
+    return tuple(_disk(directory, one) for one in directory.record.disks)
+
+
+def disk(directory: ExportDirectory, target: str | None) -> ExportedDisk:
+    """One disk of an export, the only one if `target` is None.
+
+    Raises NotFound if there is none of that name, InvalidInput if it is not clear which.
+    """
+    every = disks(directory)
+    known = ", ".join(one.target for one in every)
+    if target is None:
+        if len(every) == 1:
+            return every[0]
+        raise InvalidInput(f"which disk? The export holds {known}", hint="name one with --disk")
+    for one in every:
+        if one.target == target:
+            return one
+    raise NotFound(
+        f"the export holds no disk {target!r}",
+        domain=directory.record.domain,
+        disk=target,
+        hint=f"it holds {known}",
+    )
+
+
+def changed_bytes(one: ExportedDisk) -> tuple[int | None, int | None]:
+    """Size and changed bytes of a disk; None for both if the export can't be read from here."""
+    try:
+        totals = one.totals()
+    except VircptError:
+        return None, None
+    return totals.size, totals.dirty
+
+
+def _disk(directory: ExportDirectory, one: DiskRecord) -> ExportedDisk:
+    record = directory.record
+    if record.port is not None:
+        assert record.address is not None
+        uri = nbd.tcp_uri(one.target, record.address, record.port, record.tls_dir)
+    else:
+        uri = nbd.unix_uri(one.target, str(directory.socket))
+    return ExportedDisk(
+        domain=record.domain,
+        target=one.target,
+        uri=uri,
+        since=one.since,
+        bitmap=bitmap_name(one.target) if one.since else None,
+    )

@@ -1,0 +1,106 @@
+"""End exports: the job or the server, the process that watches it, everything on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vircpt.errors import Busy, NotFound
+from vircpt.hypervisor import backups
+from vircpt.hypervisor import domain as domains
+from vircpt.hypervisor.connection import Connection
+from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.operations import attachments, ownership
+from vircpt.records import exports as records
+from vircpt.records.exports import Damaged, ExportDirectory
+
+
+@dataclass(frozen=True)
+class ReleasedExport:
+    """An export that is gone; `was_running` is False if its job or server had died before."""
+
+    id: str
+    domain: str
+    was_running: bool
+
+
+def release(connection: Connection, name: str, *, force: bool = False) -> list[ReleasedExport]:
+    """Release the export of domain `name`; what a dead one left is removed as well.
+
+    Raises NotFound if there is none, Busy if it is attached to a domain (unless `force`) or
+    if the job that runs there is not ours.
+    """
+    domain, uuid = _find(connection, name)
+    with records.locked(uuid, name):
+        found = records.of_domain(uuid)
+        if not found:
+            _refuse_foreign(domain, name)
+        return [_release(connection, domain, directory, force) for directory in found]
+
+
+def release_one(connection: Connection, export_id: str, *, force: bool = False) -> ReleasedExport:
+    """Release the export with that id; raises as `release` does."""
+    directory = records.read(export_id)
+    record = directory.record
+    with records.locked(record.uuid, record.domain):
+        return _release(connection, _by_uuid(connection, record.uuid), directory, force)
+
+
+def release_expired(connection: Connection, directory: ExportDirectory) -> None:
+    """Release an export whose time is over, attached or not."""
+    release_one(connection, directory.record.id, force=True)
+
+
+def _release(
+    connection: Connection,
+    domain: LibvirtDomain | None,
+    directory: ExportDirectory,
+    force: bool,
+) -> ReleasedExport:
+    record = directory.record
+    alive = _is_alive(domain, directory)
+    if alive and not force:
+        attachments.refuse_attached(connection, directory)
+    if alive and record.kind == "live":
+        assert domain is not None
+        backups.end(domain)
+    ownership.stop_processes(directory)
+    directory.remove()
+    return ReleasedExport(record.id, record.domain, alive)
+
+
+def _is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
+    if domain is None:
+        server = directory.record.server
+        return server is not None and server.alive()
+    return ownership.is_alive(domain, directory)
+
+
+def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]:
+    """The domain, or if it has been undefined the UUID that its export was written down with."""
+    try:
+        domain = domains.lookup(connection, name)
+    except NotFound:
+        for one in records.list_all():
+            if not isinstance(one, Damaged) and name in (one.record.domain, one.record.uuid):
+                return None, one.record.uuid
+        raise
+    return domain, domain.uuid
+
+
+def _by_uuid(connection: Connection, uuid: str) -> LibvirtDomain | None:
+    try:
+        return domains.lookup(connection, uuid)
+    except NotFound:
+        return None
+
+
+def _refuse_foreign(domain: LibvirtDomain | None, name: str) -> None:
+    job = backups.current(domain) if domain else None
+    if job is not None:
+        raise Busy(
+            f"the backup job of domain {name} is not vircpt's",
+            why="vircpt ends only what it started",
+            domain=name,
+            hint=f"whoever started it should end it; if nobody does: virsh domjobabort {name}",
+        )
+    raise NotFound(f"domain {name} has no export", domain=name, hint="see vircpt exports")
