@@ -1,0 +1,1 @@
+"""The lab: a private libvirtd and small VMs that tests may do anything to."""
