@@ -22,8 +22,7 @@ from vircpt import errors
 from vircpt.errors import VircptError
 
 if TYPE_CHECKING:
-    from vircpt.api import Domain, Export, Freeze, Host, connect
-    from vircpt.blocks.extents import Extent, Totals
+    from vircpt.api import Domain, Export, Extent, Freeze, Host, Totals, connect
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,8 +38,6 @@ __all__ = [
     "errors",
 ]
 
-_HOMES = {"Extent": "vircpt.blocks.extents", "Totals": "vircpt.blocks.extents"}
-
 
 def __getattr__(name: str) -> object:
     """Import on first use: the command line needs little of this, and starts often."""
@@ -48,4 +45,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'vircpt' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "vircpt.api")), name)
+    return getattr(import_module("vircpt.api"), name)

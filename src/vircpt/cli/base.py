@@ -158,4 +158,4 @@ def freeze_policy(no_freeze: bool, require_freeze: bool) -> Any:
         raise click.UsageError("--no-freeze and --require-freeze exclude each other")
     if require_freeze:
         return Freeze.REQUIRE
-    return Freeze.NEVER if no_freeze else Freeze.AUTO
+    return Freeze.NEVER if no_freeze else None

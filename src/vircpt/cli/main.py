@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -94,8 +93,17 @@ cli.params.extend(shared_options())
 
 
 def run() -> NoReturn:
-    """The program: run the command line and exit."""
-    sys.exit(main(sys.argv[1:]))
+    """The program: run the command line and exit.
+
+    Once all is flushed and closed nothing is left to do for the interpreter, and taking
+    itself apart would take longer than many a command.
+    """
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -140,6 +148,8 @@ def _tell(error: errors.VircptError, session: Session) -> int:
     from vircpt.cli import output
 
     if session.json:
+        import json
+
         content = {
             "schema": "vircpt/error/1",
             "error": type(error).__name__,

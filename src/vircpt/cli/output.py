@@ -6,13 +6,12 @@ from a user is made harmless for terminals first.
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def plain(value: Any) -> Any:
         return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, Path):
+    if isinstance(value, os.PathLike):
         return str(value)
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
@@ -44,6 +43,8 @@ def plain(value: Any) -> Any:
 
 def document(schema: str, **content: Any) -> None:
     """Print one JSON document; `schema` names docs/schemas/SCHEMA.json."""
+    import json
+
     print(json.dumps({"schema": f"vircpt/{schema}", **plain(content)}, indent=2))
 
 

@@ -71,14 +71,15 @@ class FreezeResult:
 
 @contextmanager
 def frozen(
-    domain: LibvirtDomain, facts: DomainFacts, policy: Freeze, limit: float = DEFAULT_LIMIT
+    domain: LibvirtDomain, facts: DomainFacts, policy: Freeze | None, limit: float
 ) -> Iterator[FreezeResult]:
     """Freeze the guest's file systems, run the block, thaw them, whatever happens.
 
-    With Freeze.AUTO a guest that can't be frozen is no error: the report says so. With
-    Freeze.REQUIRE it raises NotSupported before the block runs; if the limit passes while
-    the block runs the report's state is LATE.
+    With Freeze.AUTO (None stands for it) a guest that can't be frozen is no error: the
+    report says so. With Freeze.REQUIRE it raises NotSupported before the block runs; if the
+    limit passes while the block runs the report's state is LATE.
     """
+    policy = policy or Freeze.AUTO
     result = FreezeResult()
     reason = _unreachable(facts)
     if policy is Freeze.NEVER:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import libvirt
 
@@ -67,9 +66,9 @@ class Connection:
         """
         self.uri = uri or default_uri()
         self.credentials = credentials or Credentials()
-        split = urlsplit(self.uri)
-        self.is_remote = bool(split.netloc)
-        self.is_embedded = split.path == "/embed"
+        host, _, path = self.uri.partition("://")[2].partition("?")[0].partition("/")
+        self.is_remote = bool(host)
+        self.is_embedded = path == "embed"
         _silence_stderr()
         if self.is_embedded:
             _start_event_loop()
@@ -101,10 +100,10 @@ class Connection:
 
     def qemu_owner(self) -> Owner | None:
         """The user that this libvirt runs QEMU as, from the host's capabilities."""
-        from lxml import etree
+        from vircpt.hypervisor import xml
 
         with translated(f"cannot ask {self.uri} for its capabilities"):
-            root = etree.fromstring(self.raw.getCapabilities())
+            root = xml.parse(self.raw.getCapabilities())
         for model in root.findall("host/secmodel"):
             if model.findtext("model") == _DAC_LABEL:
                 return parse_owner(model.findtext("baselabel") or "")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import libvirt
 
-from vircpt import errors, knowledge
+from vircpt import errors
 
 _BY_CODE: dict[int, type[errors.VircptError]] = {
     libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
@@ -39,6 +39,8 @@ def translate(
     disk: str | None = None,
 ) -> errors.VircptError:
     """The vircpt error for `error`, which happened while doing `what`."""
+    from vircpt import knowledge  # a long table, of use only when something failed
+
     message = error.get_error_message() or str(error)
     riddle = knowledge.recognise(message)
     kind = _BY_CODE.get(error.get_error_code())

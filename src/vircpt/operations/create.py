@@ -53,7 +53,7 @@ class CheckpointOptions:
     description: str = ""
     disks: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    freeze: Freeze = Freeze.AUTO
+    freeze: Freeze | None = None
     freeze_limit: float = agent.DEFAULT_LIMIT
     keep_last: int | None = None
 
@@ -148,7 +148,7 @@ def check_description(text: str) -> None:
         raise InvalidInput("the description holds control characters")
 
 
-def refuse_late(policy: Freeze, report: FreezeReport, domain: LibvirtDomain) -> None:
+def refuse_late(policy: Freeze | None, report: FreezeReport, domain: LibvirtDomain) -> None:
     """With Freeze.REQUIRE a thaw that came before the work was done is a failure."""
     if policy is Freeze.REQUIRE and report.state is FreezeState.LATE:
         raise NotSupported(

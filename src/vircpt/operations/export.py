@@ -45,7 +45,7 @@ class ExportOptions:
     scratch_dir: str | None = None
     tcp: TcpListen | None = None
     ttl: float | None = None
-    freeze: Freeze = Freeze.AUTO
+    freeze: Freeze | None = None
     freeze_limit: float = agent.DEFAULT_LIMIT
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vircpt.blocks import images
 from vircpt.errors import VircptError
-from vircpt.hypervisor import bitmaps, checkpoints
+from vircpt.hypervisor import checkpoints
 from vircpt.hypervisor.checkpoints import Checkpoint, CheckpointDisk
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+
+if TYPE_CHECKING:
+    from vircpt.blocks import images
+    from vircpt.hypervisor import bitmaps
 
 
 class Health(enum.Enum):
@@ -159,6 +163,8 @@ class _Live:
         if disk.size is not None:
             return Health.OK
         if self._found is None:
+            from vircpt.hypervisor import bitmaps
+
             self._found = bitmaps.query(self._domain, self._facts)
         bitmap = self._found.get(disk.target, {}).get(disk.bitmap)
         if bitmap is None:
@@ -186,6 +192,8 @@ class _Stored:
         return Health.INCONSISTENT if bitmap.in_use else Health.OK
 
     def _look(self, target: str) -> dict[str, images.StoredBitmap] | None:
+        from vircpt.blocks import images
+
         disk = self._facts.disk(target)
         if self._remote or disk.source is None or disk.source_type not in ("file", "block"):
             return None

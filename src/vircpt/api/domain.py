@@ -1,0 +1,183 @@
+"""A domain: its checkpoints, and the way to an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vircpt.api.export import Export
+from vircpt.hypervisor import checkpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vircpt.hypervisor.agent import Freeze
+    from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+    from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
+    from vircpt.operations.delete import Deletion, Scope
+    from vircpt.operations.export import ExportPlan
+    from vircpt.operations.inspect import CheckpointStatus
+    from vircpt.operations.tcp import TcpListen
+
+DEFAULT_FREEZE_LIMIT = 10.0
+"""Seconds after which a frozen guest is thawed, whatever happens."""
+
+
+class Domain:
+    """A domain of a host."""
+
+    def __init__(self, raw: LibvirtDomain) -> None:
+        self._raw = raw
+
+    @property
+    def name(self) -> str:
+        return self._raw.name
+
+    @property
+    def uuid(self) -> str:
+        return self._raw.uuid
+
+    def facts(self) -> DomainFacts:
+        """Its state and its disks, now."""
+        return self._raw.facts()
+
+    def checkpoints(self) -> list[CheckpointStatus]:
+        """All checkpoints with changed bytes and health, parents before children."""
+        from vircpt.operations import inspect
+
+        return inspect.list_checkpoints(self._raw)
+
+    def checkpoint_names(self) -> frozenset[str]:
+        """The names of all checkpoints; faster than `checkpoints`."""
+        return checkpoints.names(self._raw)
+
+    def checkpoint(self, name: str) -> CheckpointStatus:
+        """One checkpoint; raises NotFound."""
+        from vircpt.operations import inspect
+
+        return inspect.checkpoint(self._raw, name)
+
+    def checkpoint_xml(self, name: str, *, with_domain: bool = True) -> str:
+        """A checkpoint's definition in libvirt's XML, such as `redefine_checkpoint` takes."""
+        return checkpoints.read_xml(self._raw, name, with_domain=with_domain)
+
+    def plan_checkpoint(
+        self,
+        name: str | None = None,
+        *,
+        description: str = "",
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        keep_last: int | None = None,
+    ) -> CheckpointPlan:
+        """What `create_checkpoint` would do; nothing is changed."""
+        from vircpt.operations import create
+
+        options = create.CheckpointOptions(
+            name=name, description=description, disks=disks, exclude=exclude, keep_last=keep_last
+        )
+        return create.plan(self._raw, options)
+
+    def create_checkpoint(
+        self,
+        name: str | None = None,
+        *,
+        description: str = "",
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+        keep_last: int | None = None,
+    ) -> CreatedCheckpoint:
+        """Make a checkpoint, named by date if no name is given, all disks in one instant.
+
+        The guest's file systems stand frozen meanwhile, `freeze_limit` seconds at the most.
+        `keep_last` then deletes the oldest of those that vircpt made. Raises NotSupported if
+        the domain is not running, no disk can take part, or the guest can't be frozen though
+        it must; InvalidInput for a bad name; NotFound for an unknown disk.
+        """
+        from vircpt.operations import create
+
+        options = create.CheckpointOptions(
+            name, description, disks, exclude, freeze, freeze_limit, keep_last
+        )
+        return create.create(self._raw, options)
+
+    def redefine_checkpoint(self, xml: str, *, validate: bool = False) -> str:
+        """Bring back a checkpoint's metadata from its XML; returns its name.
+
+        With `validate` libvirt checks that the bitmaps are there; the domain must run.
+        """
+        return checkpoints.redefine(self._raw, xml, validate=validate).name
+
+    def plan_deletion(
+        self, name: str, *, scope: Scope | None = None, metadata_only: bool = False
+    ) -> Deletion:
+        """What `delete_checkpoint` would delete; nothing is changed."""
+        from vircpt.operations import delete
+
+        return delete.plan(self._raw, name, scope or delete.Scope.ONE, metadata_only)
+
+    def delete_checkpoint(
+        self, name: str, *, scope: Scope | None = None, metadata_only: bool = False
+    ) -> Deletion:
+        """Delete a checkpoint, its descendants, or both; `metadata_only` leaves the bitmaps.
+
+        The children of one that is deleted alone move to its parent, and keep what they
+        know. Raises NotFound, Busy if a running export is based on it, NotSupported if the
+        domain is not running.
+        """
+        from vircpt.operations import delete
+
+        return delete.delete(self._raw, name, scope or delete.Scope.ONE, metadata_only)
+
+    def plan_export(
+        self,
+        since: str | None = None,
+        *,
+        create: str | None = None,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        tcp: TcpListen | None = None,
+    ) -> ExportPlan:
+        """What `export` would hold; nothing is changed."""
+        from vircpt.operations import export
+
+        options = export.ExportOptions(
+            since=since, create=create, disks=disks, exclude=exclude, tcp=tcp
+        )
+        return export.plan(self._raw, options)
+
+    def export(
+        self,
+        since: str | None = None,
+        *,
+        create: str | None = None,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        scratch_dir: str | None = None,
+        tcp: TcpListen | None = None,
+        ttl: float | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+    ) -> Export:
+        """Export the disks over NBD **as they are now**; blocks written since `since` marked.
+
+        `create` makes a new checkpoint in the same instant: who wants the data *of* a
+        checkpoint exports so. The export runs until it is released, or for `ttl` seconds;
+        as a context manager it is released at the end of the block. Raises Busy if the
+        domain has a job already, BrokenChain if the bitmap of `since` is damaged, NotFound,
+        NotSupported.
+        """
+        from vircpt.operations import export
+
+        options = export.ExportOptions(
+            since, create, disks, exclude, scratch_dir, tcp, ttl, freeze, freeze_limit
+        )
+        started = export.start(self._raw, options)
+        return Export(self._raw, started.directory, started)
+
+    def running_export(self) -> Export:
+        """The export that runs on this domain now; raises NotFound."""
+        from vircpt.operations import exports
+
+        return Export(self._raw, exports.find_running(self._raw))

@@ -1,0 +1,106 @@
+"""A running export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vircpt.errors import NotFound, VircptError
+from vircpt.hypervisor.connection import default_uri
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vircpt.hypervisor.domain import LibvirtDomain
+    from vircpt.operations.details import DiskDetails
+    from vircpt.operations.export import StartedExport
+    from vircpt.operations.reading import ExportedDisk
+    from vircpt.operations.release import ReleasedExport
+    from vircpt.records.exports import ExportDirectory
+
+
+class Export:
+    """A running export; as a context manager it is released at the end."""
+
+    def __init__(
+        self, domain: LibvirtDomain, directory: ExportDirectory, start: StartedExport | None = None
+    ) -> None:
+        self._domain = domain
+        self._directory = directory
+        self.start = start
+        """How it came about, if this object started it."""
+
+    def __enter__(self) -> Export:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.release(force=True)
+        except NotFound:
+            return  # it has been released inside of the block, or its time was over
+        except VircptError as second:
+            if error is None:
+                raise
+            error.add_note(f"and the export could not be released: {second}")
+
+    @property
+    def id(self) -> str:
+        return self._directory.record.id
+
+    @property
+    def domain(self) -> str:
+        return self._directory.record.domain
+
+    @property
+    def socket(self) -> Path | None:
+        """The Unix socket, None if it listens on TCP."""
+        return None if self._directory.record.port else self._directory.socket
+
+    @property
+    def expires(self) -> float | None:
+        """When it is released by itself."""
+        return self._directory.record.expires
+
+    @property
+    def since(self) -> str | None:
+        """The checkpoint whose changed blocks are marked."""
+        return self._directory.record.base
+
+    @property
+    def disks(self) -> tuple[ExportedDisk, ...]:
+        from vircpt.operations import reading
+
+        return reading.disks(self._directory)
+
+    def disk(self, target: str | None = None) -> ExportedDisk:
+        """One disk, the only one if `target` is None; raises NotFound, InvalidInput."""
+        from vircpt.operations import reading
+
+        return reading.disk(self._directory, target)
+
+    def describe(self) -> tuple[DiskDetails, ...]:
+        """Its disks with size, changed bytes and useful commands; reads the dirty maps."""
+        from vircpt.operations import details
+
+        why = {one.target: one.why_full for one in self.start.plan.disks} if self.start else {}
+        return tuple(details.describe(disk, why) for disk in self.disks)
+
+    def release_command(self) -> str:
+        """The command line that releases it, ready to paste."""
+        import shlex
+
+        uri = self._domain.connection.uri
+        connect_to = [] if uri == default_uri() else ["-c", uri]
+        return shlex.join(["vircpt", *connect_to, "-d", self.domain, "release"])
+
+    def run(self, command: str) -> int:
+        """Run a shell command on it; its exit status. See `operations.run.environment`."""
+        from vircpt.operations import run
+
+        socket = str(self.socket) if self.socket else None
+        return run.run(command, run.environment(self.id, socket, self.disks))
+
+    def release(self, *, force: bool = False) -> ReleasedExport:
+        """End the export and remove all that it had; raises Busy if it is attached."""
+        from vircpt.operations import release
+
+        return release.release_one(self._domain.connection, self.id, force=force)
