@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from vircpt import __version__, errors
+from vircpt.cli import signals
 from vircpt.cli.base import LazyGroup, shared_options
 from vircpt.cli.session import Session
 
@@ -30,8 +31,6 @@ _COMMANDS = {
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _store(attribute: str) -> Any:
@@ -66,6 +65,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     "--uri",
     "uri",
     metavar="URI",
+    is_eager=True,
     callback=_store("uri"),
     help="libvirt's URI [default: LIBVIRT_DEFAULT_URI, else qemu:///system for root, "
     "qemu:///session for others].",
@@ -73,6 +73,7 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
 @click.option(
     "--user",
     metavar="NAME",
+    is_eager=True,
     callback=_store("user"),
     help="Who to be where libvirt asks; the password is asked for, or stands in auth.conf.",
 )
@@ -92,26 +93,29 @@ def cli(context: click.Context, uri: str | None, user: str | None) -> None:
 cli.params.extend(shared_options())
 
 
-def run() -> NoReturn:
-    """The program: run the command line and exit.
-
-    Once all is flushed and closed nothing is left to do for the interpreter, and taking
-    itself apart would take longer than many a command.
-    """
-    code = main(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; return the exit code (see docs/exit-codes.md)."""
-    _catch_signals()
     session = Session()
+    session.json = "--json" in arguments  # errors of usage come before options are read
     try:
-        code = cli.main(list(arguments), "vircpt", standalone_mode=False, obj=session)
+        signals.catch()
+        try:
+            return _run(arguments, session)
+        finally:
+            session.close()
+    except errors.Interrupted as interrupted:
+        return _tell_interrupted(interrupted, session)
+    finally:
+        signals.ignore()
+
+
+def _run(arguments: Sequence[str], session: Session) -> int:
+    try:
+        if "_VIRCPT_COMPLETE" in os.environ:
+            cli.main(list(arguments), "vircpt", obj=session)
+        # not click's main(): that ends the process at a broken pipe, without our exit code
+        with cli.make_context("vircpt", list(arguments), obj=session) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except errors.VircptError as error:
@@ -122,29 +126,23 @@ def main(arguments: Sequence[str]) -> int:
         return 128 + signal.SIGINT
     except click.ClickException as error:
         return _tell_usage(error, session)
-    except errors.Interrupted as interrupted:
-        print(f"vircpt: ended by {interrupted}", file=sys.stderr)
-        return interrupted.exit_code
     except BrokenPipeError:
         # who read our output has gone: what is left in the buffer must not raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    finally:
-        session.close()
+    except OSError as error:
+        return _tell(errors.VircptError("cannot write the output", why=str(error)), session)
 
 
-def _catch_signals() -> None:
-    def interrupt(signum: int, _frame: object) -> NoReturn:
-        for one in _SIGNALS:  # cleaning up is not interrupted again
-            signal.signal(one, signal.SIG_IGN)
-        raise errors.Interrupted(signum)
-
-    for one in _SIGNALS:
-        if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
-            signal.signal(one, interrupt)
+def _tell_interrupted(interrupted: errors.Interrupted, session: Session) -> int:
+    if session.json:
+        _tell(errors.VircptError(f"ended by {interrupted}"), session, interrupted.exit_code)
+    else:
+        print(f"vircpt: ended by {interrupted}", file=sys.stderr)
+    return interrupted.exit_code
 
 
-def _tell(error: errors.VircptError, session: Session) -> int:
+def _tell(error: errors.VircptError, session: Session, exit_code: int | None = None) -> int:
     from vircpt.cli import output
 
     if session.json:
@@ -153,7 +151,7 @@ def _tell(error: errors.VircptError, session: Session) -> int:
         content = {
             "schema": "vircpt/error/1",
             "error": type(error).__name__,
-            "exit_code": error.exit_code,
+            "exit_code": exit_code or error.exit_code,
             "what": error.what,
             "why": error.why,
             "hint": error.hint,
@@ -171,6 +169,9 @@ def _tell(error: errors.VircptError, session: Session) -> int:
 
 def _tell_usage(error: click.ClickException, session: Session) -> int:
     text = error.format_message()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print(text, file=sys.stderr)
+        return error.exit_code
     if session.json:
         told = errors.InvalidInput(text)
         return _tell(told, session)

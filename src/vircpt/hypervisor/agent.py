@@ -1,32 +1,29 @@
 """Freezing the guest's file systems through its agent, and the promise to thaw them.
 
 `frozen` is a context manager around whatever must happen in between. A child process, the
-guard (thawguard.py), thaws if this process dies or if the limit passes; it is ready before
-the freeze is asked for.
+guard (guard.py), thaws if this process dies or if the limit passes; it is ready before the
+freeze is asked for.
 """
 
 from __future__ import annotations
 
 import enum
-import json
-import os
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import libvirt
 
-from vircpt.errors import NotSupported, VircptError
-from vircpt.hypervisor import thawguard
+from vircpt.errors import NotSupported, VircptError, quoted
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+from vircpt.hypervisor.guard import Call, Guard
 from vircpt.hypervisor.translate import translate
+from vircpt.interrupts import uninterrupted
 
 DEFAULT_LIMIT = 10.0
+_THAW_LIMIT = 10.0
+_GRACE = 1.0
 
 
 class Freeze(enum.Enum):
@@ -93,13 +90,20 @@ def frozen(
     with Guard(domain, limit) as guard:
         start = time.monotonic()
         try:
-            result.report = _freeze(domain, policy, guard)
+            result.report = _freeze(domain, policy, guard, limit)
             yield result
         finally:
-            if not guard.safe:
-                _thaw(domain, guard)
-            if result.report.state is FreezeState.FROZEN:
-                result.report = _measured(result.report, time.monotonic() - start, guard, limit)
+            with uninterrupted():
+                _finish(domain, guard, result, start, limit)
+
+
+def _finish(
+    domain: LibvirtDomain, guard: Guard, result: FreezeResult, start: float, limit: float
+) -> None:
+    if not guard.safe and not guard.left:
+        _thaw(domain, guard)
+    if result.report.state is FreezeState.FROZEN:
+        result.report = _measured(result.report, time.monotonic() - start, guard, limit)
 
 
 def _measured(report: FreezeReport, seconds: float, guard: Guard, limit: float) -> FreezeReport:
@@ -118,26 +122,39 @@ def _unreachable(facts: DomainFacts) -> str | None:
     return None
 
 
-def _refuse(policy: Freeze, domain: LibvirtDomain, why: str) -> None:
+def _refuse(policy: Freeze, domain: LibvirtDomain, why: str, hint: str | None = None) -> None:
     if policy is Freeze.REQUIRE:
         raise NotSupported(
             "the guest's file systems can't be frozen", why=why, domain=domain.name,
-            hint="install and start qemu-guest-agent in the guest, or use --no-freeze",
+            hint=hint or "install and start qemu-guest-agent in the guest, or use --no-freeze",
         )  # fmt: skip
 
 
-def _freeze(domain: LibvirtDomain, policy: Freeze, guard: Guard) -> FreezeReport:
-    guard.safe = False
+def _freeze(domain: LibvirtDomain, policy: Freeze, guard: Guard, limit: float) -> FreezeReport:
+    guard.arm()
+    call = Call(lambda: domain.raw.fsFreeze(None, 0))
     try:
-        return FreezeReport(FreezeState.FROZEN, filesystems=domain.raw.fsFreeze(None, 0))
+        answered = call.wait(limit)
+    except BaseException:  # interrupted: thaw ourselves if the answer is near
+        with uninterrupted():
+            if not call.wait(_GRACE):
+                guard.leave()
+        raise
+    if not answered:
+        guard.leave()
+        why = f"the guest agent did not answer within {limit:g} s"
+        _refuse(policy, domain, why)
+        return FreezeReport(FreezeState.NO_AGENT, why=why)
+    guard.frozen()
+    try:
+        return FreezeReport(FreezeState.FROZEN, filesystems=call.result())
     except libvirt.libvirtError as error:
         told = translate(error, "the guest's file systems can't be frozen", domain=domain.name)
-        if "has been disabled" in (told.why or ""):
-            guard.safe = True  # frozen by somebody else, who counts on it
-        else:
+        if "has been disabled" not in (told.why or ""):
             # an agent that failed half-way, or answered too late, may have frozen some
-            _thaw_quietly(domain, guard)
-        _refuse(policy, domain, told.why or told.what)
+            _thaw_quietly(domain)
+        guard.dismiss()  # what somebody else has frozen stays: they count on it
+        _refuse(policy, domain, told.why or told.what, told.hint)
         silent = error.get_error_code() in (
             libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
             libvirt.VIR_ERR_AGENT_UNSYNCED,
@@ -147,100 +164,26 @@ def _freeze(domain: LibvirtDomain, policy: Freeze, guard: Guard) -> FreezeReport
 
 
 def _thaw(domain: LibvirtDomain, guard: Guard) -> None:
-    try:
-        domain.raw.fsThaw(None, 0)
-        guard.safe = True
-    except libvirt.libvirtError as error:
-        if guard.take_over():
+    why: str | None = f"the guest agent did not answer within {_THAW_LIMIT:g} s"
+    call = Call(lambda: domain.raw.fsThaw(None, 0))
+    if call.wait(_THAW_LIMIT):
+        try:
+            call.result()
+            guard.safe = True
             return
-        told = translate(error, "THE GUEST'S FILE SYSTEMS MAY STILL BE FROZEN", domain=domain.name)
-        raise VircptError(
-            told.what, why=told.why, domain=domain.name,
-            hint=f"thaw them now: virsh -c {domain.connection.uri} domfsthaw {domain.name}",
-        ) from error  # fmt: skip
+        except libvirt.libvirtError as error:
+            why = translate(error, "", domain=domain.name).why
+    if guard.take_over():
+        return
+    raise VircptError(
+        "THE GUEST'S FILE SYSTEMS MAY STILL BE FROZEN",
+        why=why,
+        domain=domain.name,
+        hint="a process of vircpt goes on trying to thaw them; by hand: "
+        f"virsh -c {quoted(domain.connection.uri)} domfsthaw {quoted(domain.name)}",
+    )
 
 
-def _thaw_quietly(domain: LibvirtDomain, guard: Guard) -> None:
+def _thaw_quietly(domain: LibvirtDomain) -> None:
     with suppress(libvirt.libvirtError):  # the freeze failed as well: that is the error to tell
-        domain.raw.fsThaw(None, 0)
-    guard.safe = True
-
-
-class Guard:
-    """The child process that thaws if this one can't; a context manager that ends it."""
-
-    def __init__(self, domain: LibvirtDomain, limit: float) -> None:
-        orders = {
-            "uri": domain.connection.uri,
-            "uuid": domain.uuid,
-            "limit": limit,
-            "path": [str(Path(libvirt.__file__).parent)],
-            "user": domain.connection.credentials.user,
-            "password": domain.connection.credentials.password,
-            "parent": os.getpid(),
-        }
-        # without site packages it starts in a third of the time; it finds libvirt by "path"
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", thawguard.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
-        self._fired: bool | None = None
-        self.safe = True
-        """False while the guest may be frozen: the guard thaws then when this object ends."""
-        self._tell(json.dumps(orders))
-
-    def __enter__(self) -> Guard:
-        if self._hear(5) != thawguard.READY:
-            self.__exit__()
-            raise VircptError(
-                "the guard that thaws the guest in an emergency did not start",
-                why=f"it ended with status {self._process.poll()}",
-                hint="nothing was frozen; try again, or use --no-freeze",
-            )
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._fired is None:
-            self._end(thawguard.DONE if self.safe else thawguard.THAW)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                stream.close()
-
-    def fired(self) -> bool:
-        """End the guard; True if it has thawed on its own because the limit had passed."""
-        if self._fired is None:
-            self._end(thawguard.DONE)
-        return bool(self._fired)
-
-    def take_over(self) -> bool:
-        """Have the guard thaw through a connection of its own; True if that worked."""
-        self.safe = self._end(thawguard.THAW) in (thawguard.THAWED, thawguard.FIRED)
-        return self.safe
-
-    def _end(self, word: str) -> str:
-        self._tell(word)
-        answer = self._hear(thawguard.PATIENCE + 5)
-        self._fired = answer.startswith(thawguard.FIRED)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        return answer
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return  # it has ended already: what it said last is still in the other pipe
-
-    def _hear(self, limit: float) -> str:
-        assert self._process.stdout
-        ready, _, _ = select.select([self._process.stdout], [], [], limit)
-        return self._process.stdout.readline().strip() if ready else ""
+        Call(lambda: domain.raw.fsThaw(None, 0)).wait(_THAW_LIMIT)

@@ -97,7 +97,7 @@ def build_xml(listen: Listen, disks: Iterable[ExportDisk], exclude: Iterable[str
             "disk",
             name=disk.target,
             backup="yes",
-            type="file",
+            type="file" if disk.scratch else None,
             backupmode="incremental" if disk.since else "full",
             incremental=disk.since,
             exportname=disk.target,

@@ -16,6 +16,7 @@ from vircpt.errors import InvalidInput, NotFound
 from vircpt.hypervisor import xml
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.hypervisor.translate import code, translated
+from vircpt.names import check_lookup
 
 MARK = "[vircpt]"
 
@@ -65,11 +66,11 @@ def parse_xml(text: str) -> Checkpoint:
     """The facts in a checkpoint's XML."""
     root = xml.parse(text)
     description = root.findtext("description") or ""
-    ours = description.endswith(MARK)
+    ours = description == MARK or description.endswith(f"\n{MARK}")
     size = "size"
     return Checkpoint(
         name=root.findtext("name") or "",
-        description=description.removesuffix(MARK).rstrip() if ours else description,
+        description=description.removesuffix(MARK).removesuffix("\n") if ours else description,
         ours=ours,
         parent=root.findtext("parent/name"),
         created=int(root.findtext("creationTime") or 0),
@@ -140,28 +141,16 @@ def redefine(domain: LibvirtDomain, definition: str, *, validate: bool) -> Check
         return parse_xml(raw.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
 
 
-def delete(
-    domain: LibvirtDomain,
-    name: str,
-    *,
-    children: bool = False,
-    children_only: bool = False,
-    metadata_only: bool = False,
-) -> None:
-    """Delete a checkpoint; without `children` its children move to its parent."""
-    flags = 0
-    if children:
-        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN
-    if children_only:
-        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY
-    if metadata_only:
-        flags |= libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+def delete(domain: LibvirtDomain, name: str, *, metadata_only: bool = False) -> None:
+    """Delete one checkpoint; its children move to its parent."""
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY if metadata_only else 0
     raw = _lookup(domain, name)
     with translated("cannot delete the checkpoint", domain=domain.name, checkpoint=name):
         raw.delete(flags)
 
 
 def _lookup(domain: LibvirtDomain, name: str) -> libvirt.virDomainCheckpoint:
+    check_lookup(name)
     try:
         with translated("cannot look the checkpoint up", domain=domain.name, checkpoint=name):
             return domain.raw.checkpointLookupByName(name)

@@ -15,6 +15,7 @@ import libvirt
 
 from vircpt import errors
 from vircpt.hypervisor.translate import translate, translated
+from vircpt.interrupts import deaf
 
 Prompt = Callable[[str, bool], str]
 """Asks a person: the question, and whether the answer is shown while it is typed."""
@@ -66,6 +67,8 @@ class Connection:
         """
         self.uri = uri or default_uri()
         self.credentials = credentials or Credentials()
+        if not self.uri.isprintable():
+            raise errors.InvalidInput(f"{self.uri!r} is no URI")
         host, _, path = self.uri.partition("://")[2].partition("?")[0].partition("/")
         self.is_remote = bool(host)
         self.is_embedded = path == "embed"
@@ -118,7 +121,8 @@ def library_version() -> str:
 def parse_owner(label: str) -> Owner | None:
     """`+64055:+107` as libvirt's DAC security labels write it; None if it isn't one."""
     uid, _, gid = label.replace("+", "").partition(":")
-    return Owner(int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
+    good = uid.isascii() and uid.isdigit() and gid.isascii() and gid.isdigit()
+    return Owner(int(uid), int(gid)) if good else None
 
 
 def _dotted(version: int) -> str:
@@ -128,9 +132,12 @@ def _dotted(version: int) -> str:
 
 def _silence_stderr() -> None:
     """Errors come as exceptions; without this libvirt prints each on stderr as well."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    # the embedded driver logs like a daemon, and on stderr unless told otherwise
-    os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null")
+    libvirt.registerErrorHandler(_be_silent, None)
+
+
+@deaf
+def _be_silent(_context: object, _error: object) -> None:
+    """libvirt's handler of errors, which it also raises."""
 
 
 _loop: threading.Thread | None = None
@@ -155,6 +162,7 @@ def _start_event_loop() -> None:
 
 
 def _auth(credentials: Credentials) -> list[Any]:
+    @deaf
     def answer(requests: list[list[Any]], _data: object) -> int:
         for request in requests:
             kind, question = request[0], str(request[1])

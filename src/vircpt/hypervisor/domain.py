@@ -47,7 +47,7 @@ class Disk:
 
     @property
     def has_medium(self) -> bool:
-        return self.source_type == "network" or self.source is not None
+        return self.source is not None or self.source_type not in ("file", "block", "dir", "volume")
 
     @property
     def not_exportable(self) -> str | None:

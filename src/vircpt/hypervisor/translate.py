@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import libvirt
 
 from vircpt import errors
+from vircpt.errors import quoted
 
 _BY_CODE: dict[int, type[errors.VircptError]] = {
     libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
@@ -19,7 +20,6 @@ _BY_CODE: dict[int, type[errors.VircptError]] = {
     libvirt.VIR_ERR_AUTH_CANCELLED: errors.HostUnreachable,
     libvirt.VIR_ERR_AUTH_UNAVAILABLE: errors.HostUnreachable,
     libvirt.VIR_ERR_ACCESS_DENIED: errors.HostUnreachable,
-    libvirt.VIR_ERR_NO_CONNECT: errors.HostUnreachable,
     libvirt.VIR_ERR_NO_SUPPORT: errors.NotSupported,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED: errors.NotSupported,
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED: errors.NotSupported,
@@ -48,7 +48,7 @@ def translate(
         kind = riddle.error if riddle else errors.VircptError
     hint = riddle.hint if riddle else None
     if hint and domain:
-        hint = hint.replace("DOMAIN", domain)
+        hint = hint.replace("DOMAIN", quoted(domain))
     why = f"{message} ({riddle.meaning})" if riddle else message
     return kind(what, why=why, hint=hint, domain=domain, checkpoint=checkpoint, disk=disk)
 

@@ -1,0 +1,5 @@
+"""python -m vircpt"""
+
+from vircpt.cli.entry import run
+
+run()

@@ -1,0 +1,27 @@
+"""Where the program starts: before anything heavy is imported, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """The program: run the command line and exit.
+
+    Once all is flushed and closed nothing is left to do for the interpreter, and taking
+    itself apart would take longer than many a command.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules are imported
+    from vircpt.cli.main import main
+
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 1
+    finally:
+        os._exit(code)

@@ -1,0 +1,42 @@
+"""SIGINT, SIGTERM and SIGHUP become the exception Interrupted, once; then they are ignored.
+
+Clean-up runs while the exception travels up, and must not be interrupted itself.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from vircpt.interrupts import raise_or_wait
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AGAIN = 0.005
+
+_pending: int | None = None
+
+
+def catch() -> None:
+    """From here on the signals raise Interrupted."""
+    for one in _CAUGHT:
+        if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(one, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+
+
+def ignore() -> None:
+    """From here on they do nothing."""
+    for one in (*_CAUGHT, signal.SIGALRM):
+        signal.signal(one, signal.SIG_IGN)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    global _pending
+    if signum != signal.SIGALRM:
+        _pending = signum
+    if _pending is None:
+        return
+    for one in _CAUGHT:
+        signal.signal(one, signal.SIG_IGN)
+    if not raise_or_wait(_pending, frame):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN)

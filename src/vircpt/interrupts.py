@@ -1,0 +1,62 @@
+"""When an interruption may cut in, and when it has to wait.
+
+The command line turns signals into the exception Interrupted, which may come between any
+two steps. Clean-up that must be whole stands in a block `with uninterrupted():`; what comes
+meanwhile is raised at the block's end. Programs that use the API without `raise_or_wait`
+in their signal handlers notice nothing of this.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+from vircpt.errors import Interrupted
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_depth = 0
+_waiting: int | None = None
+_deaf: set[CodeType] = set()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside, an interruption waits until the end of the (outermost) block."""
+    global _depth, _waiting
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are handled in the main thread only
+        return
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if _depth == 0 and _waiting is not None:
+            signum, _waiting = _waiting, None
+            raise Interrupted(signum)
+
+
+def deaf(function: _F) -> _F:
+    """Mark a function that C code calls: an exception raised in it would go nowhere."""
+    _deaf.add(function.__code__)
+    return function
+
+
+def raise_or_wait(signum: int, frame: FrameType | None) -> bool:
+    """For a signal handler: raise Interrupted, or note it for the end of the block.
+
+    Returns False if neither is possible at this place: try again in a moment.
+    """
+    global _waiting
+    if _depth:
+        _waiting = signum
+        return True
+    while frame is not None:
+        if frame.f_code in _deaf or frame.f_code.co_name == "__del__":
+            return False
+        frame = frame.f_back
+    raise Interrupted(signum)
