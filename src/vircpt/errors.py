@@ -60,12 +60,14 @@ class VircptError(Exception):
                 ("disk", self.disk),
                 ("checkpoint", self.checkpoint),
             )
-            if value and value not in self.what
+            if value and f"{word} {value}" not in self.what and f"{word} {value!r}" not in self.what
         ]
         place = f" ({', '.join(where)})" if where else ""
         text = f"{self.what}{place}"
         if self.why:
             text += f": {self.why}"
+        for note in getattr(self, "__notes__", ()):
+            text += f"\n{note}"
         if self.hint:
             text += f"\nhint: {self.hint}"
         return text
@@ -117,3 +119,10 @@ class Interrupted(BaseException):
     @property
     def exit_code(self) -> int:
         return 128 + self.signum
+
+
+def quoted(text: str) -> str:
+    """The text as one word of a shell command, for hints that are pasted."""
+    import shlex
+
+    return shlex.quote(text)

@@ -107,8 +107,9 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.NotSupported,
         "the user that QEMU runs as may not make a socket in that directory, or AppArmor or "
         "SELinux forbids it",
-        "every directory above must be searchable (o+x) for QEMU's user; for AppArmor see: "
-        "journalctl -k | grep DENIED",
+        "every directory above must be searchable (o+x) for QEMU's user. If journalctl -k shows "
+        "apparmor=DENIED, add the line  /var/lib/vircpt/exports/*/io/** rwk,  to "
+        "/etc/apparmor.d/local/abstractions/libvirt-qemu",
     ),
     Riddle(
         "scratch-permission",
@@ -192,7 +193,7 @@ RIDDLES: tuple[Riddle, ...] = (
     Riddle(
         "driver-absent",
         r"no connection driver available|URI .* not supported|invalid connection pointer"
-        r"|transport in URI not recognised|unknown (URI|transport)|invalid URI|unsupported URI",
+        r"|transport in UR[IL] not recognised|unknown (URI|transport)|invalid URI|unsupported URI",
         errors.InvalidInput,
         "that is no URI of a QEMU host that this libvirt understands",
         "use qemu:///system, qemu:///session or qemu+ssh://user@host/system",

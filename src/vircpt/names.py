@@ -9,7 +9,8 @@ from vircpt.errors import InvalidInput
 
 # libvirt keeps a checkpoint as NAME.xml: 255 bytes less the ending, and some to spare.
 MAX_LENGTH = 240
-_GOOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=,-]*\Z")
+# libvirt's schema (domaincheckpoint.rng), but for a leading dash, which looks like an option
+_GOOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 
 
 def is_good(name: str) -> bool:
@@ -26,21 +27,15 @@ def check(name: str) -> str:
     elif not name:
         why = "it is empty"
     else:
-        why = "a name starts with a letter, digit or '_', followed by those and . : @ + = , -"
+        why = "a name starts with a letter, digit or '_', followed by those, '.' and '-'"
     raise InvalidInput(
         f"invalid checkpoint name {name[:60]!r}", why=why, hint="choose a name like before-upgrade"
     )
 
 
 def check_lookup(name: str) -> str:
-    """Return `name` if it may be looked up; raise InvalidInput if it can't be any checkpoint's.
-
-    Other tools allow more than `check` does (spaces, for one), and what they made must
-    stay reachable; what could be taken for a path is refused before libvirt sees it.
-    """
-    if not name or name.startswith(".") or "/" in name or "\0" in name or "\n" in name:
-        return check(name)
-    return name
+    """Return `name` if a checkpoint may be called so, also by other tools; else InvalidInput."""
+    return name if name.startswith("-") and is_good(f"_{name}") else check(name)
 
 
 def by_date(taken: frozenset[str], now: float | None = None) -> str:

@@ -27,9 +27,9 @@ def format_size(size: int) -> str:
 
 def format_duration(seconds: float) -> str:
     """Seconds as people say them: 0.042 s, 12.3 s, 5 min, 2 h 10 min, 3 d 4 h."""
-    if seconds < 10:
+    if seconds < 9.9995:
         return f"{seconds:.3f} s"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     if minutes < 60:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError
 from vircpt.hypervisor.connection import default_uri
+from vircpt.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,8 @@ class Export:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            self.release(force=True)
+            with uninterrupted():
+                self.release(force=True)
         except NotFound:
             return  # it has been released inside of the block, or its time was over
         except VircptError as second:
@@ -54,6 +56,19 @@ class Export:
     def socket(self) -> Path | None:
         """The Unix socket, None if it listens on TCP."""
         return None if self._directory.record.port else self._directory.socket
+
+    @property
+    def address(self) -> str | None:
+        """The address it listens on, None if on a Unix socket."""
+        return self._directory.record.address
+
+    @property
+    def port(self) -> int | None:
+        return self._directory.record.port
+
+    @property
+    def tls(self) -> bool:
+        return self._directory.record.tls_dir is not None
 
     @property
     def expires(self) -> float | None:

@@ -52,9 +52,8 @@ class Totals(NamedTuple):
 
 def join(runs: Iterable[Run]) -> Iterator[Run]:
     """The same runs, neighbours with the same flags made one; empty runs are dropped."""
-    iterator = iter(runs)
     length = flags = 0
-    for one_length, one_flags in iterator:
+    for one_length, one_flags in runs:
         if one_flags == flags:
             length += one_length
         elif one_length:
@@ -74,10 +73,10 @@ def merge(first: Iterable[Run], second: Iterable[Run]) -> Iterator[tuple[int, in
     left_length = right_length = 0
     left_flags = right_flags = 0
     while True:
-        if not left_length:
-            left_length, left_flags = next(left, (0, 0))
-        if not right_length:
-            right_length, right_flags = next(right, (0, 0))
+        while not left_length and (run := next(left, None)):
+            left_length, left_flags = run
+        while not right_length and (run := next(right, None)):
+            right_length, right_flags = run
         step = left_length if left_length < right_length else right_length
         if not step:
             break
@@ -90,10 +89,11 @@ def merge(first: Iterable[Run], second: Iterable[Run]) -> Iterator[tuple[int, in
 
 def combine(allocation: Iterable[Run], dirty: Iterable[Run] | None) -> Iterator[Extent]:
     """Extents of a disk from its allocation and, if known, its bitmap; both from offset 0."""
+    known_flags = ((n, flags & (STATE_HOLE | STATE_ZERO)) for n, flags in allocation)
     if dirty is None:
-        merged: Iterable[tuple[int, int, int]] = ((n, flags, 0) for n, flags in join(allocation))
+        merged: Iterable[tuple[int, int, int]] = ((n, flags, 0) for n, flags in join(known_flags))
     else:
-        merged = merge(join(allocation), join(dirty))
+        merged = merge(join(known_flags), join((n, flags & STATE_DIRTY) for n, flags in dirty))
     offset = 0
     known = dirty is not None
     for length, flags, changed in merged:

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.interrupts import uninterrupted
 
 Progress = Callable[[float], None]
 """Told the part that is done, from 0 to 1."""
 
+_PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
+    "nbdinfo": "libnbd-bin",
+}
 FORMATS = ("qcow2", "raw")
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
@@ -61,6 +67,27 @@ def info(path: str, image_format: str) -> ImageInfo:
     )
 
 
+@dataclass(frozen=True)
+class TlsExport:
+    """An NBD export behind TLS: QEMU's tools have no URI for that."""
+
+    address: str
+    port: int
+    export: str
+    tls_dir: str
+
+    def options(self) -> list[str]:
+        """What qemu-img is told instead of a URI."""
+        directory, export = (one.replace(",", ",,") for one in (self.tls_dir, self.export))
+        return [
+            "--object",
+            f"tls-creds-x509,id=tls,dir={directory},endpoint=client",
+            "--image-opts",
+            f"driver=nbd,server.type=inet,server.host={self.address},server.port={self.port},"
+            f"export={export},tls-creds=tls",
+        ]
+
+
 def create_overlay(path: Path, backing_uri: str) -> None:
     """Make a new qcow2 at `path` on top of an NBD export; an existing file is never replaced."""
     with _Placed(path) as temporary:
@@ -71,16 +98,18 @@ def create_overlay(path: Path, backing_uri: str) -> None:
         )  # fmt: skip
 
 
-def copy(uri: str, path: Path, image_format: str, progress: Progress | None = None) -> None:
+def copy(
+    source: str | TlsExport, path: Path, image_format: str, progress: Progress | None = None
+) -> None:
     """Copy an NBD export into a new image, sparse; an existing file is never replaced.
 
     Until the copy is whole it stands beside the destination under a temporary name.
     """
     if image_format not in FORMATS:
         raise InvalidInput(f"no format {image_format!r}", hint=f"use {' or '.join(FORMATS)}")
+    origin = ["-f", "raw", source] if isinstance(source, str) else source.options()
     with _Placed(path) as temporary:
-        command = ["qemu-img", "convert", "-p", "-f", "raw", "-O", image_format,
-                   "--", uri, str(temporary)]  # fmt: skip
+        command = ["qemu-img", "convert", "-p", "-O", image_format, *origin, str(temporary)]
         _run_with_progress(command, f"cannot copy to {path}", progress)
         _sync(temporary)
 
@@ -95,8 +124,9 @@ class _Placed:
     """A new file, made under a temporary name and put in place when the block ends well."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+        self._path = path.absolute()  # a relative a:b would be a protocol to qemu-img
+        short = os.fsencode(path.name)[:200].decode(errors="ignore")
+        self._temporary = self._path.with_name(f".{short}.{secrets.token_hex(4)}.part")
 
     def __enter__(self) -> Path:
         self._refuse_existing()
@@ -105,16 +135,17 @@ class _Placed:
         return self._temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                # a link fails where a rename would replace what came there meanwhile
-                os.link(self._temporary, self._path)
-        except FileExistsError:
-            self._refuse_existing()
-        except OSError as error:
-            raise VircptError(f"cannot make {self._path}", why=str(error)) from error
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        with uninterrupted():
+            try:
+                if kind is None:
+                    # a link fails where a rename would replace what came there meanwhile
+                    os.link(self._temporary, self._path)
+            except FileExistsError:
+                self._refuse_existing()
+            except OSError as error:
+                raise VircptError(f"cannot make {self._path}", why=str(error)) from error
+            finally:
+                self._temporary.unlink(missing_ok=True)
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self._path):
@@ -134,7 +165,7 @@ def _run(command: Sequence[str], what: str) -> str:
     except FileNotFoundError as error:
         raise missing_tool(command[0]) from error
     if done.returncode:
-        raise VircptError(what, why=_last_line(done.stderr) or f"status {done.returncode}")
+        raise VircptError(what, why=_reason(done.stderr) or f"status {done.returncode}")
     return done.stdout
 
 
@@ -162,15 +193,15 @@ def _run_with_progress(command: Sequence[str], what: str, progress: Progress | N
         process.communicate()
         raise
     if process.returncode:
-        raise VircptError(what, why=_last_line(errors) or f"status {process.returncode}")
+        raise VircptError(what, why=_reason(errors) or f"status {process.returncode}")
 
 
 def missing_tool(name: str) -> NotSupported:
     """The error for a tool that isn't installed."""
-    package = "libnbd-bin" if name.startswith("nbd") else "qemu-utils"
+    package = _PACKAGES.get(name, name)
     return NotSupported(f"the program {name} is missing", hint=f"apt-get install {package}")
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
+def _reason(text: str) -> str:
+    """What a tool said: its last lines, which tell the cause and the consequence."""
+    return " ".join(line.strip() for line in text.strip().splitlines()[-3:])

@@ -6,6 +6,7 @@ This module alone imports libnbd's binding, `nbd`, which comes from the distribu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, tee
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from vircpt.blocks.extents import Extent, Run, combine
 from vircpt.errors import Busy, HostUnreachable, NotFound, NotSupported, VircptError
+from vircpt.interrupts import deaf
 
 ALLOCATION = "base:allocation"
 _DIRTY = "qemu:dirty-bitmap:"
@@ -32,7 +34,7 @@ def unix_uri(export: str, socket: str) -> str:
 
 def tcp_uri(export: str, address: str, port: int, tls_dir: str | None = None) -> str:
     """nbd://host:port/vda, or nbds:// with the directory of the certificates (libnbd's way)."""
-    host = f"[{address}]" if ":" in address else address
+    host = f"[{address.replace('%', '%25')}]" if ":" in address else address
     name = quote(export, safe="")
     if tls_dir is None:
         return f"nbd://{host}:{port}/{name}"
@@ -94,7 +96,8 @@ class Reader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._nbd.shutdown()
+        with suppress(self._module.Error):  # the server may have gone: that was told already
+            self._nbd.shutdown()
 
     @property
     def size(self) -> int:
@@ -136,6 +139,7 @@ class Reader:
     def _status(self, offset: int, count: int) -> list[list[Run]]:
         answers: dict[str, list[Run]] = {}
 
+        @deaf
         def hear(context: str, _offset: int, entries: list[int], _error: Any) -> int:
             pairs = iter(entries)
             answers[context] = list(zip(pairs, pairs, strict=True))
@@ -171,7 +175,7 @@ def _translate(error: Any, uri: str) -> VircptError:
     message = str(error.string or error)
     name = error.errno
     if name in ("ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE", "ETIMEDOUT", "EHOSTUNREACH"):
-        if "NBD_REP_ERR_UNKNOWN" in message or "no such export" in message.lower():
+        if "NBD_REP_ERR_UNKNOWN" in message or "no export named" in message:
             return NotFound("the NBD server has no such export", why=f"{uri}: {message}")
         return HostUnreachable("the export does not answer", why=f"{uri}: {message}",
                                hint="see vircpt exports")  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from vircpt import knowledge
 from vircpt.blocks.images import missing_tool
+from vircpt.children import let_go
 from vircpt.errors import BrokenChain, VircptError
 
 _START_LIMIT = 15.0
@@ -49,16 +49,18 @@ class Endpoint:
     tls_dir: str | None = None
 
 
-def start(directory: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
+def start(control: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
     """Start the daemon; return its pid once it serves. It outlives this process.
 
-    `directory` is private and gets the daemon's control socket and log. Raises Busy if the
-    domain was started meanwhile, BrokenChain if a bitmap can't be used.
+    `control` will be its control socket, in a directory that is private; its log goes
+    beside it. Raises Busy if the domain was started meanwhile, BrokenChain if a bitmap
+    can't be used.
     """
-    control = directory / "qmp.sock"
-    log = directory / "daemon.log"
+    log = control.with_name("daemon.log")
     try:
-        with log.open("wb") as output:
+        # the directory is QEMU's: what is there under this name may lead elsewhere
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as output:
             process = subprocess.Popen(
                 _command(control, images),
                 stdin=subprocess.DEVNULL,
@@ -80,36 +82,8 @@ def start(directory: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
         process.kill()
         process.wait()
         raise
+    let_go(process)
     return process.pid
-
-
-def stop(pid: int, limit: float = 10) -> None:
-    """End the daemon with that pid, and wait until it has gone."""
-    handle = _open_pid(pid)
-    if handle is None:
-        return
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
-        if not _ended(handle, limit):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            _ended(handle, limit)
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(handle)
-
-
-def _open_pid(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _ended(handle: int, limit: float) -> bool:
-    import select
-
-    return bool(select.select([handle], [], [], limit)[0])
 
 
 def _command(control: Path, images: Sequence[Served]) -> list[str]:
@@ -121,11 +95,13 @@ def _command(control: Path, images: Sequence[Served]) -> list[str]:
         node = {"driver": image.format, "node-name": image.name, "file": f"file-{image.name}",
                 "read-only": True}  # fmt: skip
         command += ["--blockdev", json.dumps(protocol), "--blockdev", json.dumps(node)]
-    command += [
-        "--chardev",
-        f"socket,id=qmp,path={str(control).replace(',', ',,')},server=on,wait=off",
-    ]
-    return [*command, "--monitor", "chardev=qmp"]
+    return [*command, *control_option(control), "--monitor", "chardev=qmp"]
+
+
+def control_option(control: Path) -> tuple[str, str]:
+    """The words of the daemon's command line that name its control socket: it is known by them."""
+    path = str(control).replace(",", ",,")
+    return "--chardev", f"socket,id=qmp,path={path},server=on,wait=off"
 
 
 def _connect(control: Path, process: subprocess.Popen[bytes], log: Path) -> socket.socket:

@@ -9,6 +9,7 @@ import click
 from vircpt.cli import output
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy
 from vircpt.cli.session import Session
+from vircpt.errors import PartlyDone
 
 
 @click.command("create", cls=Command)
@@ -35,7 +36,7 @@ def command(
     freeze_limit: float,
     keep_last: int | None,
     dry_run: bool,
-) -> None:
+) -> int:
     """Make a checkpoint: from now on QEMU notes which blocks are written.
 
     All disks take part at the same instant, but cdroms, floppies, passed-through and raw
@@ -53,16 +54,17 @@ def command(
         plan = domain.plan_checkpoint(name, **what)
         if session.json:
             output.document("create-plan/1", plan=plan)
-            return
+            return 0
         output.tell_skipped(session, plan.skipped)
         for one in plan.drops:
             output.message(session, f"would delete checkpoint {output.safe(one)}")
         output.result(plan.xml.rstrip())
-        return
+        return 0
     made = domain.create_checkpoint(name, **what, freeze=policy, freeze_limit=freeze_limit)
+    code = PartlyDone.exit_code if made.kept else 0
     if session.json:
         output.document("create/1", checkpoint=made)
-        return
+        return code
     output.tell_skipped(session, made.skipped)
     output.tell_freeze(session, made.freeze)
     output.result(
@@ -73,3 +75,4 @@ def command(
         output.result(f"checkpoint {output.safe(one)} deleted")
     for kept in made.kept:
         output.warning(session, f"checkpoint {output.safe(kept.target)} kept: {kept.why}")
+    return code

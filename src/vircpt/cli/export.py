@@ -9,9 +9,14 @@ import click
 from vircpt.cli import complete, output
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy
 from vircpt.cli.session import Session
+from vircpt.errors import Interrupted
 
 if TYPE_CHECKING:
     from vircpt.api import Export, ExportPlan
+
+_CERTIFICATES = (
+    "; libvirt verifies clients: put client-cert.pem and client-key.pem into the --tls-dir"
+)
 
 
 @click.command("export", cls=Command)
@@ -44,7 +49,7 @@ if TYPE_CHECKING:
     "run_command",
     metavar="CMD",
     help="Run a shell command on it (VIRCPT_URI, VIRCPT_URI_VDA, ... are set), then release; "
-    "the exit code is the command's.",
+    "stdout and the exit code are the command's.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be exported; change nothing.")
 @click.pass_obj
@@ -99,7 +104,11 @@ def command(
         freeze_limit=freeze_limit,
     )
     if run_command is None:
-        _show(session, export)
+        try:
+            _show(session, export)
+        except Interrupted:
+            export.release(force=True)  # nobody has been told of it
+            raise
         return 0
     with export:
         _tell_start(session, export)
@@ -149,6 +158,10 @@ def _show(session: Session, export: Export) -> None:
             since=plan.since,
             created_checkpoint=plan.create,
             socket=export.socket,
+            address=export.address,
+            port=export.port,
+            tls=export.tls,
+            release_command=export.release_command(),
             expires=output.iso(export.expires),
             skipped=plan.skipped,
             freeze=export.start.freeze,
@@ -182,6 +195,10 @@ def _show(session: Session, export: Export) -> None:
     output.result("")
     output.result(output.table(["DISK", "SIZE", "CHANGED", "BITMAP", "EXPORTED"], rows, [1, 2]))
     for one in details:
+        if one.unreadable:
+            note = _CERTIFICATES if export.tls else ""
+            text = output.safe(one.unreadable)
+            output.warning(session, f"size and changes of {one.target} are not known: {text}{note}")
         output.result(f"\n{one.target}: {one.uri}")
         for useful in one.commands:
             output.result(f"  # {useful.purpose}\n  {useful.command}")

@@ -25,6 +25,8 @@ def command(session: Session, disk: str | None, base: bool, dirty: bool, totals:
     """
     if base and dirty:
         raise click.UsageError("--base and --dirty exclude each other")
+    if totals and dirty:
+        raise click.UsageError("--totals tells the dirty bytes anyway: leave --dirty out")
     one = session.domain().running_export().disk(disk)
     if dirty and one.bitmap is None:
         raise click.UsageError(f"disk {one.target} is exported in full: nothing says what is dirty")

@@ -18,7 +18,8 @@ def command(session: Session, force: bool) -> None:
     What a dead export left (the guest or vircpt died) is removed as well. A backup job that
     vircpt did not start is left alone.
     """
-    released = session.host.release(session.needed_domain, force=force)
+    name = session.needed_domain  # before a connection is opened
+    released = session.host.release(name, force=force)
     if session.json:
         output.document("release/1", released=released)
         return

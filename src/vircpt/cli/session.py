@@ -48,7 +48,8 @@ class Session:
 
     def domain(self) -> Domain:
         """The domain that was named; raises NotFound."""
-        return self.host.domain(self.needed_domain)
+        name = self.needed_domain  # before a connection is opened
+        return self.host.domain(name)
 
     def close(self) -> None:
         if self._host is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vircpt.errors import Busy
+from vircpt.errors import Busy, quoted
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.records.exports import ExportDirectory
@@ -38,5 +38,5 @@ def refuse_attached(connection: Connection, directory: ExportDirectory) -> None:
             f"export {directory.record.id} is attached",
             why=f"to {places}, whose guest would get I/O errors",
             domain=directory.record.domain,
-            hint=f"detach it first: virsh detach-disk {here[0].domain} {here[0].target}",
+            hint=f"detach it first: virsh detach-disk {quoted(here[0].domain)} {here[0].target}",
         )

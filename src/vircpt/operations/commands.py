@@ -21,6 +21,8 @@ class UsefulCommand:
 def useful_commands(disk: ExportedDisk, size: int | None) -> list[UsefulCommand]:
     """What people do with a disk of an export."""
     name = f"{disk.domain}-{disk.target}"
+    if ":" in name:
+        name = f"./{name}"  # qemu-img takes a:b for a protocol
     uri = shlex.quote(disk.uri)
     overlay, raw, qcow2 = (
         shlex.quote(f"{name}{ending}") for ending in ("-overlay.qcow2", ".raw", ".qcow2")
@@ -29,14 +31,9 @@ def useful_commands(disk: ExportedDisk, size: int | None) -> list[UsefulCommand]
     if disk.bitmap:
         context = shlex.quote(f"--map={dirty_context(disk.bitmap)}")
         found.append(("which blocks changed", f"nbdinfo {context} {uri}"))
-    found += [
-        ("a writable overlay on it", f"qemu-img create -f qcow2 -F raw -b {uri} {overlay}"),
-        ("the overlay as a block device", f"qemu-nbd -c /dev/nbd0 -f qcow2 {overlay}"),
-        ("and in another domain", "virsh attach-disk OTHER_DOMAIN /dev/nbd0 vdz"),
-        ("the export as a block device", f"qemu-nbd -c /dev/nbd1 -r -f raw {uri}"),
-        ("and its partitions", "fdisk -l /dev/nbd1"),
-        ("a raw copy", f"nbdcopy {uri} {raw}"),
-    ]
+    if disk.tls is None:  # QEMU's tools have no URI for TLS
+        found += _for_qemu(uri, overlay)
+    found.append(("a raw copy", f"nbdcopy {uri} {raw}"))
     if size is not None:
         found.append(
             (
@@ -46,3 +43,13 @@ def useful_commands(disk: ExportedDisk, size: int | None) -> list[UsefulCommand]
             )
         )
     return [UsefulCommand(purpose, command, disk.target) for purpose, command in found]
+
+
+def _for_qemu(uri: str, overlay: str) -> list[tuple[str, str]]:
+    return [
+        ("a writable overlay on it", f"qemu-img create -f qcow2 -F raw -b {uri} {overlay}"),
+        ("the overlay as a block device", f"qemu-nbd -c /dev/nbd0 -f qcow2 {overlay}"),
+        ("and in another domain", "virsh attach-disk OTHER_DOMAIN /dev/nbd0 vdz"),
+        ("the export as a block device", f"qemu-nbd -c /dev/nbd1 -r -f raw {uri}"),
+        ("and its partitions", "fdisk -l /dev/nbd1"),
+    ]

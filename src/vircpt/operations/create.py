@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from vircpt import names
-from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError, quoted
 from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+from vircpt.interrupts import uninterrupted
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.records import exports as records
+
+_NO_XML = re.compile(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
                 checkpoints.create(domain, planned.xml, planned.name)
             refuse_late(options.freeze, result.report, domain)
         except BaseException:
-            undo(domain, planned.name)
+            with uninterrupted():
+                undo(domain, planned.name)
             raise
         dropped, kept = drop(domain, planned.drops)
     return CreatedCheckpoint(
@@ -113,7 +118,8 @@ def draft(
     if name in taken:
         raise VircptError(
             f"checkpoint {name} exists already", domain=domain.name, checkpoint=name,
-            hint=f"choose another name, or delete it: vircpt -d {domain.name} delete --name {name}",
+            hint="choose another name, or delete it: "
+            f"vircpt -d {quoted(domain.name)} delete --name {name}",
         )  # fmt: skip
     ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
     drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
@@ -138,14 +144,14 @@ def need_running(facts: DomainFacts, why: str) -> None:
             f"domain {facts.name} is not running ({facts.state})",
             why=why,
             domain=facts.name,
-            hint=f"start it: virsh start {facts.name}",
+            hint=f"start it: virsh start {quoted(facts.name)}",
         )
 
 
 def check_description(text: str) -> None:
     """Raise InvalidInput for a text that XML can't hold."""
-    if any(ord(char) < 32 and char not in "\n\t" for char in text):
-        raise InvalidInput("the description holds control characters")
+    if _NO_XML.search(text):
+        raise InvalidInput("the description holds characters that XML can't, such as controls")
 
 
 def refuse_late(policy: Freeze | None, report: FreezeReport, domain: LibvirtDomain) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from vircpt import names
-from vircpt.errors import Busy, NotSupported
+from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError, quoted
 from vircpt.hypervisor import backups, checkpoints
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import inspect
+from vircpt.operations import inspect, ownership
 from vircpt.records import exports as records
 
 
@@ -32,7 +31,6 @@ class Deletion:
 
 def plan(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) -> Deletion:
     """What `delete` would delete; raises what it raises."""
-    names.check_lookup(name)
     checkpoints.read(domain, name)
     below = inspect.descendant_names(domain, name)
     doomed = {
@@ -47,7 +45,8 @@ def plan(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) ->
             why="libvirt has the running QEMU remove the bitmaps",
             domain=domain.name,
             checkpoint=name,
-            hint=f"start it first: virsh start {domain.name}; or forget the checkpoint and leave "
+            hint=f"start it first: virsh start {quoted(domain.name)}; or forget the checkpoint "
+            "and leave "
             "its bitmap in the image with --metadata",
         )
     return Deletion(domain.name, tuple(doomed), metadata_only)
@@ -56,21 +55,42 @@ def plan(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) ->
 def delete(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) -> Deletion:
     """Delete; the children of a checkpoint deleted alone move to its parent.
 
-    Raises NotFound, Busy if a running export is based on one of them, NotSupported if the
-    domain is not running (but for `metadata_only`).
+    A checkpoint whose bitmaps are all gone is forgotten without looking for them. Raises
+    NotFound, Busy if a running export is based on it, NotSupported if the domain is not
+    running (but for `metadata_only`), BrokenChain if some of its bitmaps are gone.
     """
-    names.check_lookup(name)
     with records.locked(domain.uuid, domain.name):
         planned = plan(domain, name, scope, metadata_only)
-        if planned.checkpoints:
-            checkpoints.delete(
-                domain,
-                name,
-                children=scope is Scope.WITH_CHILDREN,
-                children_only=scope is Scope.CHILDREN_ONLY,
-                metadata_only=metadata_only,
-            )
+        # One by one, youngest first: libvirt 9.0's own deletion of a whole branch leaves a
+        # broken tree if one of them fails, and its daemon dies at the next listing.
+        gone: list[str] = []
+        for one in reversed(planned.checkpoints):
+            try:
+                _delete_one(domain, one, metadata_only)
+            except VircptError as error:
+                if gone:
+                    error.add_note(f"deleted before it: {', '.join(gone)}")
+                raise
+            gone.append(one)
     return planned
+
+
+def _delete_one(domain: LibvirtDomain, name: str, metadata_only: bool) -> None:
+    try:
+        checkpoints.delete(domain, name, metadata_only=metadata_only)
+    except BrokenChain as error:
+        lost = (inspect.Health.MISSING, inspect.Health.NO_DISK)
+        if all(disk.health in lost for disk in inspect.checkpoint(domain, name).disks):
+            checkpoints.delete(domain, name, metadata_only=True)
+            return
+        raise BrokenChain(
+            f"checkpoint {name} can't be deleted with its bitmaps",
+            why=error.why,
+            domain=domain.name,
+            checkpoint=name,
+            hint="have libvirt forget it, and leave its other bitmaps in the images: "
+            f"vircpt -d {quoted(domain.name)} delete --name {name} --metadata",
+        ) from error
 
 
 def _refuse_bases(domain: LibvirtDomain, doomed: list[str]) -> None:
@@ -78,8 +98,7 @@ def _refuse_bases(domain: LibvirtDomain, doomed: list[str]) -> None:
     job = backups.current(domain)
     bases = set(job.bases) if job else set()
     for directory in records.of_domain(domain.uuid):
-        server = directory.record.server
-        if server and server.alive() and directory.record.base:
+        if directory.record.base and ownership.is_alive(domain, directory):
             bases.add(directory.record.base)
     used = [one for one in doomed if one in bases]
     if used:
@@ -87,5 +106,5 @@ def _refuse_bases(domain: LibvirtDomain, doomed: list[str]) -> None:
             f"checkpoint {used[0]} is the base of a running export",
             domain=domain.name,
             checkpoint=used[0],
-            hint=f"release it first: vircpt -d {domain.name} release",
+            hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )

@@ -10,28 +10,28 @@ import subprocess
 import sys
 import time
 
+from vircpt.children import let_go
 from vircpt.errors import NotFound, VircptError
+from vircpt.operations import ownership
 from vircpt.records import exports as records
-from vircpt.records.exports import ExportDirectory, Process
+from vircpt.records.exports import ExportDirectory
 
 _LOOK = 20.0
 """Seconds between looks whether the export is there still; also bridges a suspended host."""
 _PATIENCE = 600.0
-_watchers: list[subprocess.Popen[bytes]] = []
 
 
-def watch(directory: ExportDirectory) -> Process | None:
+def watch(directory: ExportDirectory) -> None:
     """Start the process that releases the export when it expires."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vircpt.operations.expire", directory.record.id],
+        [sys.executable, "-m", ownership.WATCHER, directory.record.id],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
     )
-    _watchers.append(process)  # nobody waits for it: it outlives us
-    return Process.of(process.pid)
+    let_go(process)
 
 
 def main(export_id: str) -> None:

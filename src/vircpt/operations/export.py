@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vircpt import names
-from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError
+from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError, quoted
 from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport
 from vircpt.hypervisor.checkpoints import Checkpoint
 from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
+from vircpt.interrupts import uninterrupted
 from vircpt.operations import expire, offline, ownership
 from vircpt.operations.create import CheckpointOptions, draft, refuse_late, undo
 from vircpt.operations.selection import Selection, Skipped, select
@@ -102,14 +102,14 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
         )
         try:
             if options.ttl is not None:
-                directory = directory.update(watcher=expire.watch(directory))
+                expire.watch(directory)
             if planned.offline:
-                return StartedExport(
-                    offline.serve(directory, facts), planned, agent.FreezeResult().report
-                )
+                offline.serve(directory, facts)
+                return StartedExport(directory, planned, agent.FreezeResult().report)
             return _start_live(domain, facts, planned, options, directory)
         except BaseException:
-            _abandon(domain, directory, planned.create)
+            with uninterrupted():
+                _abandon(domain, directory, planned.create)
             raise
 
 
@@ -144,7 +144,6 @@ def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> 
         checkpoint_xml = _draft_checkpoint(domain, facts, selection, options.create)
     base = None
     if options.since is not None:
-        names.check_lookup(options.since)
         base = checkpoints.read(domain, options.since, sizes=facts.is_active)
     return ExportPlan(
         domain=domain.name,
@@ -173,7 +172,7 @@ def _plan_disk(disk: Disk, base: Checkpoint | None, facts: DomainFacts) -> Plann
             checkpoint=base.name,
             disk=disk.target,
             hint="export in full (without --name), or from another checkpoint: see "
-            f"vircpt -d {facts.name} list",
+            f"vircpt -d {quoted(facts.name)} list",
         )
     return PlannedDisk(disk.target, base.name)
 
@@ -216,7 +215,7 @@ def _check_place(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptio
             f"domain {domain.name} is not running ({facts.state})",
             why="a checkpoint is made by the running QEMU",
             domain=domain.name,
-            hint=f"start it, or export without --create: virsh start {domain.name}",
+            hint=f"start it, or export without --create: virsh start {quoted(domain.name)}",
         )
 
 
@@ -237,6 +236,7 @@ def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) 
         address=tcp.address if tcp else None,
         port=tcp.port if tcp else None,
         tls_dir=tcp.tls_dir if tcp else None,
+        remote=domain.connection.is_remote,
         scratch_dir=None if domain.connection.is_remote else options.scratch_dir,
         expires=now + options.ttl if options.ttl else None,
     )
@@ -272,7 +272,7 @@ def _refuse_busy(domain: LibvirtDomain) -> None:
             why=f"export {record.id}, started by {record.user} "
             f"{format_duration(max(0.0, time.time() - record.created))} ago",
             domain=domain.name,
-            hint=f"release it first: vircpt -d {domain.name} release",
+            hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )
     job = backups.current_job(domain)
     if job is not None:
@@ -281,7 +281,7 @@ def _refuse_busy(domain: LibvirtDomain) -> None:
             why=f"a {job.operation} job that vircpt did not start has run for "
             f"{format_duration(job.seconds)}",
             domain=domain.name,
-            hint=f"see it with: virsh domjobinfo {domain.name}",
+            hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
         )
 
 
@@ -293,7 +293,7 @@ def _abandon(domain: LibvirtDomain, directory: ExportDirectory, checkpoint: str 
     if checkpoint:
         undo(domain, checkpoint)
     with suppress(VircptError):
-        ownership.stop_processes(records.read(directory.record.id))
+        ownership.stop_processes(directory)
     with suppress(VircptError):
         directory.remove()
 

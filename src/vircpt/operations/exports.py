@@ -6,7 +6,7 @@ import enum
 import time
 from dataclasses import dataclass
 
-from vircpt.errors import NotFound, VircptError
+from vircpt.errors import NotFound, VircptError, quoted
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
@@ -67,7 +67,7 @@ def find_running(domain: LibvirtDomain) -> ExportDirectory:
     raise NotFound(
         f"domain {domain.name} has no running export",
         domain=domain.name,
-        hint=f"start one: vircpt -d {domain.name} export",
+        hint=f"start one: vircpt -d {quoted(domain.name)} export",
     )
 
 
@@ -116,13 +116,12 @@ def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, i
     if record.kind == "live" and record.uri != connection.uri:
         return ExportState.ELSEWHERE, None
     try:
-        domain = domains.lookup(connection, record.uuid)
+        domain: LibvirtDomain | None = domains.lookup(connection, record.uuid)
     except NotFound:
-        alive = record.server is not None and record.server.alive()
-        return ExportState.RUNNING if alive else ExportState.DEAD, None
+        domain = None
     if not ownership.is_alive(domain, one):
         return ExportState.DEAD, None
-    job = backups.current_job(domain)
+    job = backups.current_job(domain) if domain else None
     return ExportState.RUNNING, job.scratch_used if job else None
 
 

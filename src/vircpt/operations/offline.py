@@ -8,11 +8,11 @@ from vircpt.blocks import images, storage_daemon
 from vircpt.errors import BrokenChain, NotSupported
 from vircpt.hypervisor.backups import bitmap_name
 from vircpt.hypervisor.domain import Disk, DomainFacts
-from vircpt.records.exports import DiskRecord, ExportDirectory, Process
+from vircpt.records.exports import DiskRecord, ExportDirectory
 
 
-def serve(directory: ExportDirectory, facts: DomainFacts) -> ExportDirectory:
-    """Start the daemon for the export in `directory`, and write down which process it is.
+def serve(directory: ExportDirectory, facts: DomainFacts) -> None:
+    """Start the daemon for the export in `directory`.
 
     Raises BrokenChain if a bitmap is absent or in use, NotSupported for images that are
     not files or block devices of this host.
@@ -25,9 +25,8 @@ def serve(directory: ExportDirectory, facts: DomainFacts) -> ExportDirectory:
         port=record.port,
         tls_dir=record.tls_dir,
     )
-    pid = storage_daemon.start(directory.path / "io", endpoint, served)
+    storage_daemon.start(directory.control, endpoint, served)
     _hand_over(directory)
-    return directory.update(server=Process.of(pid))
 
 
 def _image(disk: Disk, record: DiskRecord) -> storage_daemon.Served:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import suppress
 
 from vircpt.blocks import storage_daemon
 from vircpt.hypervisor import backups
 from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.operations import processes
 from vircpt.records.exports import ExportDirectory
+
+WATCHER = "vircpt.operations.expire"
+"""The module that the process runs which releases an export at its end."""
 
 
 def is_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
@@ -23,10 +25,8 @@ def is_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
     scratch = f"{directory.scratch}{os.sep}"
     if any(path.startswith(scratch) for path in job.scratch_files):
         return True
-    return record.port is not None and (job.listen.address, job.listen.port) == (
-        record.address,
-        record.port,
-    )
+    there = (job.listen.address, job.listen.port)
+    return record.remote and there == (record.address, record.port)
 
 
 def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
@@ -35,19 +35,19 @@ def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
     return job is not None and is_ours(job, directory)
 
 
-def is_alive(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
-    """True if the export is served still."""
-    record = directory.record
-    if record.kind == "offline":
-        return record.server is not None and record.server.alive()
-    return job_is_ours(domain, directory)
+def is_served(directory: ExportDirectory) -> bool:
+    """True if a storage daemon of ours serves the export of a shut-off domain."""
+    return bool(processes.find(*storage_daemon.control_option(directory.control)))
+
+
+def is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
+    """True if the export is served still; `domain` is None if it has been undefined."""
+    if directory.record.kind == "offline":
+        return is_served(directory)
+    return domain is not None and job_is_ours(domain, directory)
 
 
 def stop_processes(directory: ExportDirectory) -> None:
-    """End the export's watcher and its storage daemon, if they live; never ourselves."""
-    watcher, server = directory.record.watcher, directory.record.server
-    if watcher and watcher.alive() and watcher.pid != os.getpid():
-        with suppress(ProcessLookupError):
-            os.kill(watcher.pid, signal.SIGTERM)
-    if server and server.alive():
-        storage_daemon.stop(server.pid)
+    """End the export's watcher and its storage daemon, if they live."""
+    processes.end(WATCHER, directory.record.id)
+    processes.end(*storage_daemon.control_option(directory.control))

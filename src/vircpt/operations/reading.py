@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vircpt.blocks import extents, images, nbd
 from vircpt.blocks.extents import Extent, Totals
-from vircpt.errors import InvalidInput, NotFound, VircptError
+from vircpt.errors import InvalidInput, NotFound, NotSupported
 from vircpt.hypervisor.backups import bitmap_name
 from vircpt.records.exports import DiskRecord, ExportDirectory
 
@@ -26,6 +26,7 @@ class ExportedDisk:
     uri: str
     since: str | None
     bitmap: str | None
+    tls: images.TlsExport | None = None
 
     def reader(self) -> nbd.Reader:
         """A connection for reading; a context manager. Its bitmap is `bitmap`."""
@@ -59,10 +60,17 @@ class ExportedDisk:
 
     def copy(self, path: Path, image_format: str, progress: images.Progress | None = None) -> None:
         """Copy the disk into a new image, qcow2 or raw; an existing file is never replaced."""
-        images.copy(self.uri, path, image_format, progress)
+        images.copy(self.tls or self.uri, path, image_format, progress)
 
     def overlay(self, path: Path) -> None:
         """Make a qcow2 image at `path` that reads from the export and takes writes itself."""
+        if self.tls:
+            raise NotSupported(
+                "no overlay can be made on an export over TLS",
+                why="QEMU would need the certificates anew each time the overlay is opened",
+                disk=self.target,
+                hint="make a copy instead: vircpt copy",
+            )
         images.create_overlay(path, self.uri)
 
 
@@ -93,26 +101,21 @@ def disk(directory: ExportDirectory, target: str | None) -> ExportedDisk:
     )
 
 
-def changed_bytes(one: ExportedDisk) -> tuple[int | None, int | None]:
-    """Size and changed bytes of a disk; None for both if the export can't be read from here."""
-    try:
-        totals = one.totals()
-    except VircptError:
-        return None, None
-    return totals.size, totals.dirty
-
-
 def _disk(directory: ExportDirectory, one: DiskRecord) -> ExportedDisk:
     record = directory.record
-    if record.port is not None:
+    tls = None
+    if record.port is None:
+        uri = nbd.unix_uri(one.target, str(directory.socket))
+    else:
         assert record.address is not None
         uri = nbd.tcp_uri(one.target, record.address, record.port, record.tls_dir)
-    else:
-        uri = nbd.unix_uri(one.target, str(directory.socket))
+        if record.tls_dir:
+            tls = images.TlsExport(record.address, record.port, one.target, record.tls_dir)
     return ExportedDisk(
         domain=record.domain,
         target=one.target,
         uri=uri,
         since=one.since,
         bitmap=bitmap_name(one.target) if one.since else None,
+        tls=tls,
     )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vircpt.errors import Busy, NotFound
+from vircpt.errors import Busy, NotFound, quoted
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.interrupts import uninterrupted
 from vircpt.operations import attachments, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
+
+_PATIENCE = 30.0
+"""Seconds to wait for another vircpt: an export must not stay because of a `create`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ def release(connection: Connection, name: str, *, force: bool = False) -> list[R
     if the job that runs there is not ours.
     """
     domain, uuid = _find(connection, name)
-    with records.locked(uuid, name):
+    with records.locked(uuid, name, _PATIENCE):
         found = records.of_domain(uuid)
         if not found:
             _refuse_foreign(domain, name)
@@ -41,7 +45,7 @@ def release_one(connection: Connection, export_id: str, *, force: bool = False) 
     """Release the export with that id; raises as `release` does."""
     directory = records.read(export_id)
     record = directory.record
-    with records.locked(record.uuid, record.domain):
+    with records.locked(record.uuid, record.domain, _PATIENCE):
         return _release(connection, _by_uuid(connection, record.uuid), directory, force)
 
 
@@ -57,22 +61,16 @@ def _release(
     force: bool,
 ) -> ReleasedExport:
     record = directory.record
-    alive = _is_alive(domain, directory)
+    alive = ownership.is_alive(domain, directory)
     if alive and not force:
         attachments.refuse_attached(connection, directory)
-    if alive and record.kind == "live":
-        assert domain is not None
-        backups.end(domain)
-    ownership.stop_processes(directory)
-    directory.remove()
+    with uninterrupted():
+        if alive and record.kind == "live":
+            assert domain is not None
+            backups.end(domain)
+        ownership.stop_processes(directory)
+        directory.remove()
     return ReleasedExport(record.id, record.domain, alive)
-
-
-def _is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
-    if domain is None:
-        server = directory.record.server
-        return server is not None and server.alive()
-    return ownership.is_alive(domain, directory)
 
 
 def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]:
@@ -101,6 +99,7 @@ def _refuse_foreign(domain: LibvirtDomain | None, name: str) -> None:
             f"the backup job of domain {name} is not vircpt's",
             why="vircpt ends only what it started",
             domain=name,
-            hint=f"whoever started it should end it; if nobody does: virsh domjobabort {name}",
+            hint="whoever started it should end it; if nobody does: "
+            f"virsh domjobabort {quoted(name)}",
         )
     raise NotFound(f"domain {name} has no export", domain=name, hint="see vircpt exports")

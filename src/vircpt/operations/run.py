@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 
 from vircpt.errors import Interrupted
+from vircpt.interrupts import uninterrupted
 from vircpt.operations.reading import ExportedDisk
 
 _PATIENCE = 10.0
@@ -41,16 +43,16 @@ def run(command: str, variables: dict[str, str]) -> int:
 
     If we are interrupted it gets the same signal and some time to end.
     """
-    process = subprocess.Popen(["/bin/sh", "-c", command], env={**os.environ, **variables})
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with uninterrupted():  # else a signal could come between its start and our knowing it
+            process = subprocess.Popen(["/bin/sh", "-c", command], env={**os.environ, **variables})
         status = process.wait()
-    except Interrupted as interrupted:
-        process.send_signal(interrupted.signum)
-        _wait_or_kill(process)
-        raise
-    except BaseException:
-        process.kill()
-        process.wait()
+    except BaseException as error:
+        if process is not None:
+            number = error.signum if isinstance(error, Interrupted) else signal.SIGTERM
+            process.send_signal(number)
+            _wait_or_kill(process)
         raise
     return 128 - status if status < 0 else status
 

@@ -55,6 +55,7 @@ def parse_listen(text: str, tls_dir: str | None, insecure: bool) -> TcpListen:
             why="whoever can reach the port could read the disks",
             hint="give --tls-dir DIR with certificates, or --insecure on a network you trust",
         )
+    _check_address(address)
     if insecure and _is_wildcard(address):
         raise InvalidInput(
             f"refusing to listen on {address} without TLS",
@@ -100,7 +101,7 @@ def _configuration(connection: Connection) -> Path:
 
 def _configured(path: Path) -> str:
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except OSError:
         return _FALLBACK
     for setting in _SETTINGS:
@@ -119,4 +120,18 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _is_wildcard(address: str) -> bool:
     parsed = _ip(address)
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
     return parsed is not None and parsed.is_unspecified
+
+
+def _check_address(address: str) -> None:
+    """An IP address in full, or a host name: 0 and 0x7f.1 are addresses to some programs."""
+    if _ip(address):
+        return
+    labels = address.split(".")
+    good = all(re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", one) for one in labels)
+    if not good or not re.match(r"[A-Za-z]", labels[-1]):
+        raise InvalidInput(
+            f"{address!r} is no address to listen on", hint="write an IP address or a host name"
+        )

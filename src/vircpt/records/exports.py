@@ -12,6 +12,7 @@ directory elsewhere that directory gets a sub-directory vircpt-ID, noted in the 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -20,19 +21,21 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.interrupts import uninterrupted
 
 SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
 FORMAT = 1
-_NEW = ".new-"
-_NEW_LIFE = 600
-"""Seconds after which a directory that was never finished is nobody's."""
+_PASSING = ".passing-"
+LOCK_PATIENCE = 1.5
+"""Seconds to wait for another vircpt: most of what they do is over sooner."""
 _ID = re.compile(r"[0-9a-f]{8}\Z")
+_UUID = re.compile(r"[0-9a-fA-F-]{36}\Z")
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,8 @@ class DiskRecord:
 class ExportRecord:
     """What is written down about an export; times in seconds since 1970.
 
-    `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours, whose
-    pid and start time in clock ticks are given). `watcher` is the process that releases the
-    export at `expires`. `address` and `port` are those of TCP exports.
+    `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours).
+    `address` and `port` are those of TCP exports; `remote` if QEMU runs on another host.
     """
 
     id: str
@@ -64,31 +66,12 @@ class ExportRecord:
     disks: tuple[DiskRecord, ...] = ()
     base: str | None = None
     checkpoint: str | None = None
+    remote: bool = False
     address: str | None = None
     port: int | None = None
     tls_dir: str | None = None
     scratch_dir: str | None = None
     expires: float | None = None
-    watcher: Process | None = None
-    server: Process | None = None
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that can't be mistaken for a later one with the same pid."""
-
-    pid: int
-    started: int
-
-    def alive(self) -> bool:
-        """True if exactly this process still runs."""
-        return _start_time(self.pid) == self.started
-
-    @staticmethod
-    def of(pid: int) -> Process | None:
-        """The process with that pid, if there is one."""
-        started = _start_time(pid)
-        return None if started is None else Process(pid, started)
 
 
 @dataclass(frozen=True)
@@ -112,31 +95,36 @@ class ExportDirectory:
         return self.path / "io" / "nbd.sock"
 
     @property
+    def control(self) -> Path:
+        """The control socket of the storage daemon that serves a shut-off domain."""
+        return self.path / "io" / "qmp.sock"
+
+    @property
     def scratch(self) -> Path:
         """The directory of the scratch files."""
         if self.record.scratch_dir:
             return Path(self.record.scratch_dir) / f"vircpt-{self.record.id}"
         return self.path / "io"
 
-    def update(self, **changes: Any) -> ExportDirectory:
-        """Write changed facts down, atomically."""
-        record = replace(self.record, **changes)
-        _write_state(self.path, record)
-        return ExportDirectory(self.path, record)
-
     def remove(self) -> None:
-        """Remove all that the export had on disk; the state goes last. Idempotent."""
-        if self.record.scratch_dir:
-            _remove_tree(self.scratch)
-        _remove_tree(self.path / "io")
-        _remove_tree(self.path)
+        """Remove all that the export had on disk. Idempotent.
+
+        It gets another name first: under its own it is whole or not there.
+        """
+        with uninterrupted():
+            if self.record.scratch_dir:
+                _remove_tree(self.scratch)
+            old = _passing(self.path.parent, self.record)
+            with suppress(FileNotFoundError):
+                self.path.rename(old)
+            _remove_tree(old)
 
 
 def base() -> Path:
     """The directory of all that vircpt remembers."""
     given = os.environ.get("VIRCPT_STATE_DIR")
     if given:
-        return Path(given)
+        return Path(given).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/vircpt")
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -157,45 +145,57 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
             why=f"{directory.socket} has more than {SOCKET_LIMIT} bytes",
             hint="set VIRCPT_STATE_DIR to a directory with a shorter path",
         )
+    if record.scratch_dir:
+        _check_scratch(Path(record.scratch_dir))
     try:
         _make_directory(directory.path, record, owner)
-        if record.scratch_dir:
-            _check_scratch(Path(record.scratch_dir))
-            _make_private(directory.scratch, owner)
+        with uninterrupted():
+            _make_scratch(directory, owner)
     except OSError as error:
-        directory.remove()
         raise VircptError(
             "cannot make the export's directory",
             why=f"{error.filename}: {error.strerror}",
             hint="choose another directory with --scratch-dir" if record.scratch_dir else None,
         ) from error
-    except BaseException:
-        directory.remove()
-        raise
     return directory
+
+
+def _make_scratch(directory: ExportDirectory, owner: tuple[int, int] | None) -> None:
+    if directory.record.scratch_dir:
+        try:
+            _make_private(directory.scratch, owner)
+        except BaseException:
+            _remove_tree(directory.path)  # and not the scratch directory: it is somebody else's
+            raise
 
 
 def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | None) -> None:
     """Make it under another name first: under its own it is whole or not there."""
-    _sweep(path.parent)
-    new = path.with_name(f"{_NEW}{path.name}")
-    new.mkdir()
-    try:
-        new.chmod(0o711)
-        _write_state(new, record)
-        _make_private(new / "io", owner)
-        new.rename(path)
-    except BaseException:
-        _remove_tree(new)
-        raise
+    new = _passing(path.parent, record)
+    with uninterrupted():
+        new.mkdir()
+        try:
+            new.chmod(0o711)
+            _write_state(new, record)
+            _make_private(new / "io", owner)
+            new.rename(path)
+        except BaseException:
+            _remove_tree(new)
+            raise
 
 
-def _sweep(exports: Path) -> None:
-    """Remove what a vircpt left that was killed inside of `_make_directory`."""
-    for path in exports.glob(f"{_NEW}*"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _NEW_LIFE:
-                _remove_tree(path)
+def _passing(exports: Path, record: ExportRecord) -> Path:
+    """The name of a directory that is being made or removed."""
+    return exports / f"{_PASSING}{record.uuid}-{record.id}"
+
+
+def _sweep(exports: Path, uuid: str) -> None:
+    """Remove what a vircpt left that was killed while it made or removed a directory.
+
+    Whoever calls holds the domain's lock: nobody else is at it.
+    """
+    for path in exports.glob(f"{_PASSING}{glob.escape(uuid)}-*"):
+        _remove_tree(path)
 
 
 def read(export_id: str) -> ExportDirectory:
@@ -230,23 +230,35 @@ def of_domain(uuid: str) -> list[ExportDirectory]:
 
 
 @contextmanager
-def locked(uuid: str, domain: str) -> Iterator[None]:
-    """Keep other vircpts from starting or ending an export of this domain meanwhile.
+def locked(uuid: str, domain: str, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+    """Keep other vircpts from changing this domain's checkpoints and exports meanwhile.
 
-    Raises Busy at once if another one is at it. The lock goes with the process.
+    Raises Busy if another one is at it still after `patience` seconds. The lock goes with
+    the process. What one left that was killed is removed.
     """
     import fcntl
 
-    directory = _make_base() / "locks"
-    handle = os.open(directory / uuid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    top = _make_base()
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(
-                "another vircpt is at work on this domain", domain=domain,
-                hint="wait until it is done",
-            ) from None  # fmt: skip
+        handle = os.open(top / "locks" / uuid, flags, 0o600)
+    except OSError as error:
+        raise _unusable(top, error) from error
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Busy(
+                        "another vircpt is at work on this domain",
+                        domain=domain,
+                        hint="wait until it is done",
+                    ) from None
+                time.sleep(0.02)
+        _sweep(top / "exports", uuid)
         yield
     finally:
         os.close(handle)
@@ -261,12 +273,16 @@ def _make_base() -> Path:
                 path.chmod(mode)
             _check_ours(path)
     except OSError as error:
-        raise VircptError(
-            f"cannot use {top} for the state of exports",
-            why=error.strerror,
-            hint="run as root, or set VIRCPT_STATE_DIR to a directory of yours",
-        ) from error
+        raise _unusable(top, error) from error
     return top
+
+
+def _unusable(top: Path, error: OSError) -> VircptError:
+    return VircptError(
+        f"cannot use {top} for the state of exports",
+        why=f"{error.filename}: {error.strerror}",
+        hint="run as root, or set VIRCPT_STATE_DIR to a directory of yours",
+    )
 
 
 def _check_ours(path: Path) -> None:
@@ -289,8 +305,12 @@ def _check_scratch(path: Path) -> None:
 
 def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
     path.mkdir(mode=0o700)  # fails if anything is there, a link too
-    if owner and os.geteuid() == 0:
-        os.chown(path, *owner, follow_symlinks=False)
+    try:
+        if owner and os.geteuid() == 0:
+            os.chown(path, *owner, follow_symlinks=False)
+    except BaseException:
+        path.rmdir()
+        raise
 
 
 def _write_state(directory: Path, record: ExportRecord) -> None:
@@ -321,7 +341,7 @@ def _read(directory: Path) -> ExportDirectory | Damaged | None:
         return Damaged(directory.name, directory, str(error))
     try:
         return ExportDirectory(directory, _parse(json.loads(text), directory.name))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return Damaged(directory.name, directory, f"state.json: {type(error).__name__}: {error}")
 
 
@@ -331,16 +351,29 @@ def _parse(data: dict[str, Any], export_id: str) -> ExportRecord:
     if data["id"] != export_id:
         raise ValueError("it belongs to another export")
     data["disks"] = tuple(DiskRecord(**disk) for disk in data["disks"])
-    for key in ("watcher", "server"):
-        if data[key] is not None:
-            data[key] = Process(int(data[key]["pid"]), int(data[key]["started"]))
     record = ExportRecord(**data)
     if record.kind not in ("live", "offline"):
         raise ValueError(f"unknown kind {record.kind!r}")
-    for text in (record.uri, record.domain, record.uuid):
-        if not isinstance(text, str):
-            raise ValueError("a name is no text")
+    if not isinstance(record.uuid, str) or not _UUID.match(record.uuid):
+        raise ValueError("that is no UUID")
+    _check_types(record)
+    for disk in record.disks:
+        _check_types(disk)
     return record
+
+
+def _check_types(record: ExportRecord | DiskRecord) -> None:
+    """Raise ValueError unless each field is what its annotation says."""
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
+    for one in fields(record):
+        names = str(one.type).split(" | ")
+        if names[0] not in kinds:
+            continue
+        value = getattr(record, one.name)
+        allowed = tuple(kinds[name] for name in names)
+        is_bool = isinstance(value, bool)
+        if is_bool != (names == ["bool"]) or not isinstance(value, allowed):  # type: ignore[arg-type]
+            raise ValueError(f"{one.name} is a {type(value).__name__}")
 
 
 def _remove_tree(path: Path) -> None:
@@ -353,13 +386,3 @@ def _remove_tree(path: Path) -> None:
         raise VircptError(
             f"cannot remove {path}", why=str(error), hint=f"remove it by hand: rm -r {path}"
         ) from error
-
-
-def _start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot (proc(5), stat, field 22)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])

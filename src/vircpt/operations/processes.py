@@ -1,0 +1,65 @@
+"""Find the processes of an export, whatever became of the vircpt that started them.
+
+They are known by their command line, which names the export: a note of their pid could be
+missing (we were killed before it was written) or stale.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+_PATIENCE = 10.0
+
+
+def find(*words: str) -> list[int]:
+    """Pids of processes of our user, or root's, whose command line holds these words in a row."""
+    wanted = _row(words)
+    return [pid for pid in _pids() if _matches(pid, wanted)]
+
+
+def end(*words: str) -> None:
+    """End those processes, and wait until they have gone; never ourselves."""
+    wanted = _row(words)
+    for pid in _pids():
+        if pid != os.getpid() and _matches(pid, wanted):
+            _end(pid, wanted)
+
+
+def _end(pid: int, wanted: bytes) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # now the pid can't be given to another process unnoticed
+        if not _matches(pid, wanted):
+            return
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not select.select([handle], [], [], _PATIENCE)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], _PATIENCE)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _matches(pid: int, wanted: bytes) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        owner = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return owner in (os.geteuid(), 0) and wanted in b"\0" + command
+
+
+def _row(words: tuple[str, ...]) -> bytes:
+    """The words as /proc shows them, between NULs."""
+    return b"".join(b"\0" + os.fsencode(word) for word in words) + b"\0"
