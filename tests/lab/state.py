@@ -1,0 +1,40 @@
+"""What a vircpt may have left behind, looked at from outside: libvirt, the disk, processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import libvirt
+
+from .vms import Vm
+
+EXPORTS = Path("/var/lib/vircpt/exports")
+
+
+def leftovers() -> list[str]:
+    """Everything below the directory of exports."""
+    return [str(path) for path in EXPORTS.rglob("*")] if EXPORTS.exists() else []
+
+
+def checkpoints(vm: Vm) -> list[str]:
+    """Names of the checkpoints that libvirt knows, parents first."""
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
+    return [str(one.getName()) for one in vm.domain.listAllCheckpoints(flags)]
+
+
+def has_job(vm: Vm) -> bool:
+    """True while a job holds the domain."""
+    return bool(vm.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+
+def nothing_left(vm: Vm) -> bool:
+    """No job, and nothing on disk."""
+    return not has_job(vm) and not leftovers()
+
+
+def begin_foreign_job(vm: Vm, base: str | None = None) -> None:
+    """A pull-mode backup job as another program would start it; end it with abortJob."""
+    incremental = f"<incremental>{base}</incremental>" if base else ""
+    server = "<server transport='tcp' name='127.0.0.1' port='10899'/>"
+    xml = f"<domainbackup mode='pull'>{incremental}{server}</domainbackup>"
+    vm.domain.backupBegin(xml, None)

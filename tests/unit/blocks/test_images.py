@@ -1,0 +1,260 @@
+"""Images at rest, with a real qemu-img: headers, overlays, copies that replace nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vircpt.blocks import images, nbd, storage_daemon
+from vircpt.blocks.images import StoredBitmap
+from vircpt.blocks.storage_daemon import Endpoint, Served
+from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+
+# the daemon outlives the object that started it
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+MIB = 1024 * 1024
+
+
+def names_in(path: Path) -> list[str]:
+    return sorted(one.name for one in path.iterdir())
+
+
+def qemu_img(*arguments: object) -> None:
+    subprocess.run(
+        ["qemu-img", *map(str, arguments)], check=True, capture_output=True, timeout=30
+    )  # fmt: skip
+
+
+@pytest.fixture
+def qcow2(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", path, "4M")
+    return path
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An export of 4 MiB: one of 0x5a, then three of zeroes."""
+    directory = tmp_path_factory.mktemp("served")
+    path = directory / "disk.img"
+    path.write_bytes(b"\x5a" * MIB + b"\0" * 3 * MIB)
+    endpoint = Endpoint(socket=directory / "nbd.sock")
+    pid = storage_daemon.start(directory / "qmp.sock", endpoint, [Served("vda", str(path), "raw")])
+    yield nbd.unix_uri("vda", str(endpoint.socket))
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+
+
+def read_raw(path: Path, image_format: str) -> bytes:
+    done = subprocess.run(
+        ["qemu-img", "dd", "-f", image_format, "-O", "raw", f"if={path}", f"of={path}.dd"],
+        capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Path(f"{path}.dd").read_bytes()
+
+
+def test_the_header_of_a_qcow2_image(qcow2: Path) -> None:
+    found = images.info(str(qcow2), "qcow2")
+    assert (found.path, found.format, found.size) == (str(qcow2), "qcow2", 4 * MIB)
+    assert found.compat == "1.1"
+    assert found.bitmaps == ()
+
+
+def test_the_header_of_an_old_qcow2_image(tmp_path: Path) -> None:
+    qemu_img("create", "-f", "qcow2", "-o", "compat=0.10", tmp_path / "old.qcow2", "1M")
+    assert images.info(str(tmp_path / "old.qcow2"), "qcow2").compat == "0.10"
+
+
+def test_a_raw_image_has_a_size_and_no_bitmaps(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(2 * MIB))
+    found = images.info(str(path), "raw")
+    assert (found.format, found.size, found.compat, found.bitmaps) == ("raw", 2 * MIB, None, ())
+
+
+def test_a_raw_image_that_looks_like_qcow2_is_raw(qcow2: Path) -> None:
+    """A guest can write a qcow2 header into its raw disk: nothing may be guessed."""
+    assert images.info(str(qcow2), "raw").format == "raw"
+
+
+def test_bitmaps_are_listed(qcow2: Path) -> None:
+    qemu_img("bitmap", "--add", qcow2, "foo")
+    qemu_img("bitmap", "--add", "-g", "128k", "--disable", qcow2, "bar baz")
+    assert images.info(str(qcow2), "qcow2").bitmaps == (
+        StoredBitmap("foo", 65536, in_use=False),
+        StoredBitmap("bar baz", 131072, in_use=False),
+    )
+
+
+def test_the_header_is_read_while_the_image_is_in_use(qcow2: Path) -> None:
+    qemu_img("bitmap", "--add", qcow2, "foo")
+    with subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", str(qcow2)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        writer.stdin.write(b"write 0 64k\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        found = images.info(str(qcow2), "qcow2")
+        writer.stdin.close()
+    assert found.bitmaps == (StoredBitmap("foo", 65536, in_use=True),)
+
+
+@pytest.mark.parametrize("name", ["-version", "a b", "ä", "a,b", "a'b"])
+def test_odd_names_are_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(bytes(512))
+    assert images.info(name, "raw").size == 512
+
+
+def test_a_missing_image_fails_in_words(tmp_path: Path) -> None:
+    with pytest.raises(VircptError, match="cannot read the image") as caught:
+        images.info(str(tmp_path / "none"), "qcow2")
+    assert "No such file" in str(caught.value)
+
+
+def test_what_is_no_qcow2_fails_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(os.urandom(4096))
+    with pytest.raises(VircptError, match="not in qcow2 format"):
+        images.info(str(path), "qcow2")
+
+
+def test_a_missing_tool_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotSupported, match="the program qemu-img is missing") as caught:
+        images.info("x", "raw")
+    assert caught.value.hint == "apt-get install qemu-utils"
+    with pytest.raises(NotSupported, match="nbdinfo is missing") as caught:
+        images.nbdinfo("nbd://x")
+    assert caught.value.hint == "apt-get install libnbd-bin"
+
+
+@pytest.mark.parametrize("image_format", images.FORMATS)
+def test_a_copy_holds_the_same_bytes(image_format: str, uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    images.copy(uri, path, image_format)
+    assert images.info(str(path), image_format).size == 4 * MIB
+    assert read_raw(path, image_format) == b"\x5a" * MIB + b"\0" * 3 * MIB
+
+
+def test_a_raw_copy_is_sparse(uri: str, tmp_path: Path) -> None:
+    images.copy(uri, tmp_path / "copy.img", "raw")
+    assert (tmp_path / "copy.img").stat().st_blocks * 512 < 2 * MIB
+
+
+def test_a_copy_tells_its_progress(uri: str, tmp_path: Path) -> None:
+    told: list[float] = []
+    images.copy(uri, tmp_path / "copy.img", "raw", told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert all(0 <= part <= 1 for part in told)
+
+
+def test_an_overlay_reads_from_the_export_and_takes_writes(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "overlay.qcow2"
+    images.create_overlay(path, uri)
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", "read -P 0x5a 0 1M", "-c", "write -P 1 0 64k",
+         "-c", "read -P 1 0 64k", str(path)],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+
+
+def _make(verb: str, uri: str, path: Path) -> None:
+    if verb == "copy":
+        images.copy(uri, path, "qcow2")
+    else:
+        images.create_overlay(path, uri)
+
+
+def _plant(kind: str, path: Path) -> None:
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(path.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
+@pytest.mark.parametrize("verb", ["copy", "overlay"])
+def test_what_exists_is_never_replaced(kind: str, verb: str, uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk.qcow2"
+    _plant(kind, path)
+    with pytest.raises(InvalidInput, match="exists already"):
+        _make(verb, uri, path)
+    assert names_in(tmp_path) == ["disk.qcow2"]
+    assert kind != "file" or path.read_text() == "precious"
+
+
+def test_what_comes_there_meanwhile_is_not_replaced(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy.img"
+
+    def interfere(_part: float) -> None:
+        path.write_text("precious")
+
+    with pytest.raises(InvalidInput, match="exists already"):
+        images.copy(uri, path, "raw", interfere)
+    assert path.read_text() == "precious"
+    assert names_in(tmp_path) == ["copy.img"]
+
+
+def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
+    missing = nbd.unix_uri("vda", str(tmp_path / "nbd.sock"))
+    with pytest.raises(VircptError, match="cannot copy to"):
+        images.copy(missing, tmp_path / "copy.img", "raw")
+    assert names_in(tmp_path) == []
+
+
+def test_a_failed_overlay_leaves_nothing(tmp_path: Path) -> None:
+    missing = nbd.unix_uri("vda", str(tmp_path / "nbd.sock"))
+    with pytest.raises(VircptError, match="cannot make the overlay"):
+        images.create_overlay(tmp_path / "overlay.qcow2", missing)
+    assert names_in(tmp_path) == []
+
+
+def test_an_interrupted_copy_leaves_nothing(uri: str, tmp_path: Path) -> None:
+    def interrupt(_part: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        images.copy(uri, tmp_path / "copy.img", "raw", interrupt)
+    assert names_in(tmp_path) == []
+
+
+def test_the_directory_must_be_there(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no directory"):
+        images.copy(uri, tmp_path / "none" / "copy.img", "raw")
+
+
+def test_an_unknown_format_is_refused_before_anything_happens(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no format 'vmdk'"):
+        images.copy("nbd://nowhere", tmp_path / "x", "vmdk")
+    assert names_in(tmp_path) == []
+
+
+def test_a_long_name_is_possible(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 250)
+    images.create_overlay(path, uri)
+    assert path.is_file()
+
+
+def test_nbdinfo_tells_of_an_export(uri: str) -> None:
+    assert "export-size: 4194304" in images.nbdinfo(uri)
+    assert '"export-size": 4194304' in images.nbdinfo(uri, as_json=True)
+
+
+def test_nbdinfo_of_nothing_fails_in_words(tmp_path: Path) -> None:
+    with pytest.raises(VircptError, match="nbdinfo failed"):
+        images.nbdinfo(nbd.unix_uri("vda", str(tmp_path / "nbd.sock")))

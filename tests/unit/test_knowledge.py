@@ -1,0 +1,99 @@
+"""The table of riddles: messages of libvirt and QEMU as they are, and what each is taken for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vircpt import errors
+from vircpt.knowledge import RIDDLES, Riddle, recognise
+
+MESSAGES = [
+    ("bitmap-exists",
+     "internal error: unable to execute QEMU command 'transaction': Bitmap already exists: foo"),
+    ("broken-bitmap", "invalid argument: missing or broken bitmap 'foo' for disk 'vda'"),
+    ("broken-bitmap", "Bitmap 'foo' is inconsistent and cannot be used"),
+    ("broken-bitmap", "Dirty bitmap 'nope' not found"),
+    ("not-in-backing-chain", "bitmap 'foo' not found in backing chain of 'vda'"),
+    ("state-change-lock",
+     "Timed out during operation: cannot acquire state change lock (held by "
+     "monitor=remoteDispatchDomainBackupBegin)"),
+    ("job-active",
+     "Requested operation is not valid: domain has active block job"),
+    ("job-active",
+     "operation failed: there is already another job running"),
+    ("qcow2-v2",
+     "internal error: unable to execute QEMU command 'transaction': Cannot store dirty bitmaps in "
+     "qcow2 v2 files"),
+    ("raw-bitmap",
+     "unsupported configuration: checkpoint for disk vdb unsupported for storage type raw"),
+    ("domain-not-running", "Requested operation is not valid: domain is not running"),
+    ("image-locked",
+     'Failed to get shared "write" lock\nIs another process using the image [x.qcow2]?'),
+    ("image-locked", 'Failed to get "write" lock'),
+    ("socket-permission",
+     "internal error: unable to execute QEMU command 'nbd-server-start': Failed to bind socket to "
+     "/var/lib/vircpt/exports/0/io/nbd.sock: Permission denied"),
+    ("scratch-permission", "Could not open '/x/vda.scratch': Permission denied"),
+    ("no-space", "cannot allocate 4096 bytes in file '/x/vda.scratch': No space left on device"),
+    ("address-in-use", "Failed to find an available port: Address already in use"),
+    ("tls-unset", "Unable to access credentials /etc/pki/qemu/ca-cert.pem: No such file"),
+    ("agent-frozen",
+     "internal error: unable to execute QEMU agent command 'guest-fsfreeze-freeze': The command "
+     "guest-fsfreeze-freeze has been disabled for this instance"),
+    ("agent-unreachable", "Guest agent is not responding: QEMU guest agent is not connected"),
+    ("checkpoint-exists", "operation failed: domain checkpoint foo already exists"),
+    ("snapshots-present",
+     "Operation not supported: cannot create checkpoint while snapshot exists"),
+    ("daemon-down",
+     "Failed to connect socket to '/var/run/libvirt/libvirt-sock': No such file or directory"),
+    ("daemon-down",
+     "unable to connect to server at 'host:16509': Connection refused"),
+    ("access-denied", "authentication unavailable: no polkit agent available to authenticate"),
+    ("driver-absent", "no connection driver available for nosuch:///"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("expected", "message"), MESSAGES)
+def test_messages_are_recognised(expected: str, message: str) -> None:
+    riddle = recognise(message)
+    assert riddle is not None
+    assert riddle.id == expected
+
+
+def test_every_riddle_has_a_message_here() -> None:
+    assert {riddle.id for riddle in RIDDLES} == {expected for expected, _ in MESSAGES}
+
+
+@pytest.mark.parametrize(
+    "message", ["", "internal error", "an error occurred, but the cause is unknown"]
+)
+def test_what_says_nothing_is_no_riddle(message: str) -> None:
+    assert recognise(message) is None
+
+
+@pytest.mark.parametrize("riddle", RIDDLES, ids=lambda one: one.id)
+def test_each_riddle_has_an_error_a_meaning_and_a_hint(riddle: Riddle) -> None:
+    assert re.compile(riddle.pattern)
+    assert issubclass(riddle.error, errors.VircptError)
+    assert riddle.meaning
+    assert riddle.hint
+
+
+def test_ids_are_unique() -> None:
+    ids = [riddle.id for riddle in RIDDLES]
+    assert len(ids) == len(set(ids))
+
+
+def test_case_does_not_matter() -> None:
+    riddle = recognise("DOMAIN IS NOT RUNNING")
+    assert riddle is not None
+    assert riddle.id == "domain-not-running"
+
+
+@given(st.text(max_size=2000))
+def test_any_text_is_looked_at_without_complaint(message: str) -> None:
+    recognise(message)
