@@ -26,18 +26,34 @@ _deaf: set[CodeType] = set()
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Inside, an interruption waits until the end of the (outermost) block."""
-    global _depth, _waiting
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are handled in the main thread only
-        return
-    _depth += 1
+    hold()
     try:
         yield
     finally:
-        _depth -= 1
-        if _depth == 0 and _waiting is not None:
-            signum, _waiting = _waiting, None
-            raise Interrupted(signum)
+        resume()
+
+
+def hold() -> None:
+    """From here on interruptions wait, until `resume`: what has been done is to be told."""
+    global _depth
+    if _in_main_thread():
+        _depth += 1
+
+
+def resume() -> None:
+    """Undo one `hold`; raises Interrupted if there was an interruption meanwhile."""
+    global _depth, _waiting
+    if not _in_main_thread():
+        return
+    _depth -= 1
+    if _depth == 0 and _waiting is not None:
+        signum, _waiting = _waiting, None
+        raise Interrupted(signum)
+
+
+def _in_main_thread() -> bool:
+    """Signals are handled in the main thread only."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def deaf(function: _F) -> _F:

@@ -24,6 +24,8 @@ from lab.fixtures import BlankFactory
 from lab.inject import Step
 from lab.vms import MIB, Vm
 
+MOMENTS = 8
+
 
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
@@ -110,6 +112,14 @@ class Export(Operation):
         if ran:
             delete(self.vm, "new")
 
+    def settle(self) -> None:
+        """What the daemon was asked for may come about after vircpt's death."""
+        again = inject.run("-d", self.vm.name, "export", "--name", "old", "--ttl", "1h")
+        assert again.returncode in (0, 11), inject.shown(again)
+        must(self.vm, "release")
+        if "new" in checkpoints(self.vm):
+            delete(self.vm, "new")
+
 
 class Offline(Operation):
     args = ("export", "--ttl", "1h")
@@ -186,6 +196,29 @@ def test_killed_at_every_step(kind: type[Operation], blank: BlankFactory, tmp_pa
             assert qemu is None or vm.pid() == qemu
         except Exception as error:
             error.add_note(f"killed before step {step.number}, {step.name}")
+            raise
+
+
+def test_killed_at_any_moment(blank: BlankFactory) -> None:
+    """In the middle of a call into libvirt too, which the daemon carries out all the same."""
+    operation = Export(blank())
+    operation.prepare()
+    start = time.monotonic()
+    must(operation.vm, *operation.args)
+    seconds = time.monotonic() - start
+    release(operation.vm)
+    delete(operation.vm, "new")
+    for piece in range(MOMENTS):
+        process = inject.start("-d", operation.vm.name, *operation.args)
+        time.sleep(seconds * (piece + MOMENTS) / 2 / MOMENTS)
+        process.kill()
+        inject.finish(process)
+        try:
+            operation.settle()
+            release(operation.vm)
+            assert inject.run("-d", operation.vm.name, "list").returncode == 0
+        except Exception as error:
+            error.add_note(f"killed in piece {piece} of {MOMENTS}")
             raise
 
 

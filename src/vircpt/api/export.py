@@ -114,6 +114,12 @@ class Export:
         socket = str(self.socket) if self.socket else None
         return run.run(command, run.environment(self.id, socket, self.disks))
 
+    def withdraw(self) -> None:
+        """Undo it as if it had never been started, with the checkpoint that it made."""
+        from vircpt.operations import export
+
+        export.withdraw(self._domain, self._directory)
+
     def release(self, *, force: bool = False) -> ReleasedExport:
         """End the export and remove all that it had; raises Busy if it is attached."""
         from vircpt.operations import release

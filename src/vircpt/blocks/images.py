@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vircpt import trace
 from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
 
@@ -158,6 +159,7 @@ def _sync(path: Path) -> None:
 
 
 def _run(command: Sequence[str], what: str) -> str:
+    trace.tell(f"run: {' '.join(command)}")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
@@ -171,6 +173,7 @@ def _run(command: Sequence[str], what: str) -> str:
 
 def _run_with_progress(command: Sequence[str], what: str, progress: Progress | None) -> None:
     """Run a tool that prints (12.34/100%); it ends when we are interrupted."""
+    trace.tell(f"run: {' '.join(command)}")
     try:
         process = subprocess.Popen(
             command,

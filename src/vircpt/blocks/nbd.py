@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from vircpt import trace
 from vircpt.blocks.extents import Extent, Run, combine
 from vircpt.errors import Busy, HostUnreachable, NotFound, NotSupported, VircptError
 from vircpt.interrupts import deaf
@@ -86,6 +87,7 @@ class Reader:
         self._nbd.set_uri_allow_local_file(True)  # for the TLS certificates' directory
         for context in self._contexts:
             self._nbd.add_meta_context(context)
+        trace.tell(f"nbd: connect to {uri}")
         try:
             self._nbd.connect_uri(uri)
             self._check_contexts()

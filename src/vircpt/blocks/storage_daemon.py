@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vircpt import knowledge
+from vircpt import knowledge, trace
 from vircpt.blocks.images import missing_tool
 from vircpt.children import let_go
 from vircpt.errors import BrokenChain, VircptError
@@ -56,6 +56,7 @@ def start(control: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
     beside it. Raises Busy if the domain was started meanwhile, BrokenChain if a bitmap
     can't be used.
     """
+    trace.tell(f"run: {' '.join(_command(control, images))}")
     log = control.with_name("daemon.log")
     try:
         # the directory is QEMU's: what is there under this name may lead elsewhere

@@ -54,7 +54,7 @@ def shared_options() -> list[click.Parameter]:
             expose_value=False,
             is_eager=True,
             callback=_louder,
-            help="Tell more on stderr.",
+            help="Tell every step on stderr, with the time.",
         ),
         click.Option(
             ["-q", "--quiet"],

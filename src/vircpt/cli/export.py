@@ -10,9 +10,10 @@ from vircpt.cli import complete, output
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy
 from vircpt.cli.session import Session
 from vircpt.errors import Interrupted
+from vircpt.interrupts import hold, resume
 
 if TYPE_CHECKING:
-    from vircpt.api import Export, ExportPlan
+    from vircpt.api import DiskDetails, Export, ExportPlan
 
 _CERTIFICATES = (
     "; libvirt verifies clients: put client-cert.pem and client-key.pem into the --tls-dir"
@@ -104,15 +105,24 @@ def command(
         freeze_limit=freeze_limit,
     )
     if run_command is None:
-        try:
-            _show(session, export)
-        except Interrupted:
-            export.release(force=True)  # nobody has been told of it
-            raise
+        _show(session, export, _details(export))
         return 0
     with export:
+        resume()
         _tell_start(session, export)
         return export.run(run_command)
+
+
+def _details(export: Export) -> tuple[DiskDetails, ...]:
+    """Reading the maps may take a while; who interrupts it has been told of nothing."""
+    try:
+        resume()
+        details = export.describe()
+        hold()
+    except Interrupted:
+        export.withdraw()
+        raise
+    return details
 
 
 def _show_plan(session: Session, plan: ExportPlan) -> None:
@@ -145,10 +155,9 @@ def _tell_start(session: Session, export: Export) -> None:
             output.message(session, f"disk {one.target} is exported in full: {one.why_full}")
 
 
-def _show(session: Session, export: Export) -> None:
+def _show(session: Session, export: Export, details: tuple[DiskDetails, ...]) -> None:
     assert export.start
     plan = export.start.plan
-    details = export.describe()
     if session.json:
         output.document(
             "export/1",

@@ -90,12 +90,29 @@ def cli(context: click.Context, uri: str | None, user: str | None) -> None:
     context.call_on_close(context.ensure_object(Session).close)
 
 
+def _tell_steps() -> None:
+    """For -v: each step on stderr, with the seconds since the start."""
+    import time
+
+    from vircpt import trace
+    from vircpt.cli import output
+
+    start = time.monotonic()
+    trace.listen(
+        lambda step: print(
+            f"{time.monotonic() - start:7.3f} {output.safe(step)}", file=sys.stderr, flush=True
+        )
+    )
+
+
 cli.params.extend(shared_options())
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; return the exit code (see docs/exit-codes.md)."""
     session = Session()
+    if {"-v", "--verbose", "-vv"} & set(arguments):
+        _tell_steps()
     session.json = "--json" in arguments  # errors of usage come before options are read
     try:
         signals.catch()

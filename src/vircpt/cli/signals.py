@@ -6,6 +6,7 @@ Clean-up runs while the exception travels up, and must not be interrupted itself
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 from vircpt.interrupts import raise_or_wait
@@ -38,5 +39,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
         return
     for one in _CAUGHT:
         signal.signal(one, signal.SIG_IGN)
+    # objects whose making was interrupted complain when they are taken apart
+    sys.unraisablehook = lambda _: None
     if not raise_or_wait(_pending, frame):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import libvirt
 
+from vircpt import trace
 from vircpt.errors import NotSupported, VircptError, quoted
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.hypervisor.guard import Call, Guard
@@ -131,17 +132,17 @@ def _refuse(policy: Freeze, domain: LibvirtDomain, why: str, hint: str | None = 
 
 
 def _freeze(domain: LibvirtDomain, policy: Freeze, guard: Guard, limit: float) -> FreezeReport:
+    trace.tell(f"agent: freeze the file systems of {domain.name}")
     guard.arm()
     call = Call(lambda: domain.raw.fsFreeze(None, 0))
     try:
         answered = call.wait(limit)
     except BaseException:  # interrupted: thaw ourselves if the answer is near
         with uninterrupted():
-            if not call.wait(_GRACE):
-                guard.leave()
+            if call.wait(_GRACE):
+                guard.frozen()
         raise
     if not answered:
-        guard.leave()
         why = f"the guest agent did not answer within {limit:g} s"
         _refuse(policy, domain, why)
         return FreezeReport(FreezeState.NO_AGENT, why=why)
@@ -164,6 +165,7 @@ def _freeze(domain: LibvirtDomain, policy: Freeze, guard: Guard, limit: float) -
 
 
 def _thaw(domain: LibvirtDomain, guard: Guard) -> None:
+    trace.tell(f"agent: thaw the file systems of {domain.name}")
     why: str | None = f"the guest agent did not answer within {_THAW_LIMIT:g} s"
     call = Call(lambda: domain.raw.fsThaw(None, 0))
     if call.wait(_THAW_LIMIT):

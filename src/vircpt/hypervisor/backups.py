@@ -33,11 +33,11 @@ BACKUP = "backup"
 
 @dataclass(frozen=True)
 class ExportDisk:
-    """A disk to be exported: from checkpoint `since`, or in full; its scratch file, if named."""
+    """A disk to be exported: from checkpoint `since`, or in full; its scratch file."""
 
     target: str
     since: str | None
-    scratch: str | None
+    scratch: str
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,13 @@ def build_xml(listen: Listen, disks: Iterable[ExportDisk], exclude: Iterable[str
             "disk",
             name=disk.target,
             backup="yes",
-            type="file" if disk.scratch else None,
+            type="file",
             backupmode="incremental" if disk.since else "full",
             incremental=disk.since,
             exportname=disk.target,
             exportbitmap=bitmap_name(disk.target) if disk.since else None,
         )
-        if disk.scratch:
-            xml.add(element, "scratch", file=disk.scratch)
+        xml.add(element, "scratch", file=disk.scratch)
     for target in exclude:
         xml.add(container, "disk", name=target, backup="no")
     return xml.write(root)

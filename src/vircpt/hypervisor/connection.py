@@ -13,7 +13,7 @@ from typing import Any
 
 import libvirt
 
-from vircpt import errors
+from vircpt import errors, trace
 from vircpt.hypervisor.translate import translate, translated
 from vircpt.interrupts import deaf
 
@@ -75,6 +75,7 @@ class Connection:
         _silence_stderr()
         if self.is_embedded:
             _start_event_loop()
+        trace.tell(f"libvirt: connect to {self.uri}")
         try:
             self.raw = libvirt.openAuth(self.uri, _auth(self.credentials), 0)
         except libvirt.libvirtError as error:

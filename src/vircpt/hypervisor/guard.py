@@ -36,19 +36,20 @@ class Call:
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="vircpt-agent-call", daemon=True)
-        self._thread.start()
+        # not the thread's own join(): interrupted once, Python 3.11 takes the thread for ended
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="vircpt-agent-call", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self._result = self._function()
         except BaseException as error:
             self._error = error
+        self._done.set()
 
     def wait(self, limit: float) -> bool:
         """True once it has come back; False if `limit` seconds passed before."""
-        self._thread.join(limit)
-        return not self._thread.is_alive()
+        return self._done.wait(limit)
 
     def result(self) -> Any:
         """What it returned; raises what it raised."""
@@ -68,7 +69,7 @@ class Guard:
         self.safe = True
         """False while the guest may be frozen by us."""
         self.left = False
-        """True if the guard has been left to thaw in its own time."""
+        """True while the freeze is asked for and has not come back: if we go, the guard thaws."""
         self._fired = False
         self._ended = False
         # without site packages it starts in a third of the time; it finds libvirt by "path"
@@ -116,15 +117,12 @@ class Guard:
 
     def arm(self) -> None:
         """Say that the freeze is asked for now: from here on the guard thaws if we can't."""
-        self.safe = False
+        self.safe, self.left = False, True
         self._tell(thawguard.FREEZING)
-
-    def leave(self) -> None:
-        """Leave it to thaw: the freeze has been given up, and may be carried out yet."""
-        self.left = True
 
     def frozen(self) -> None:
         """Say that the freeze has come back."""
+        self.left = False
         self._tell(thawguard.FROZEN)
 
     def fired(self) -> bool:

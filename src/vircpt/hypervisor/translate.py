@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import libvirt
 
-from vircpt import errors
+from vircpt import errors, trace
 from vircpt.errors import quoted
 
 _BY_CODE: dict[int, type[errors.VircptError]] = {
@@ -58,6 +58,8 @@ def translated(
     what: str, *, domain: str | None = None, checkpoint: str | None = None, disk: str | None = None
 ) -> Iterator[None]:
     """Inside, a libvirtError becomes one of vircpt's errors that starts with `what`."""
+    place = " ".join(one for one in (domain, checkpoint, disk) if one)
+    trace.tell(f"libvirt: {what.removeprefix('cannot ')}{f' ({place})' if place else ''}")
     try:
         yield
     except libvirt.libvirtError as error:

@@ -12,7 +12,7 @@ from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError, quo
 from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
-from vircpt.interrupts import uninterrupted
+from vircpt.interrupts import hold, uninterrupted
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.records import exports as records
 
@@ -83,6 +83,7 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
             with agent.frozen(domain, facts, options.freeze, options.freeze_limit) as result:
                 checkpoints.create(domain, planned.xml, planned.name)
             refuse_late(options.freeze, result.report, domain)
+            hold()  # it is made: what is left is to tell
         except BaseException:
             with uninterrupted():
                 undo(domain, planned.name)

@@ -20,7 +20,7 @@ from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport
 from vircpt.hypervisor.checkpoints import Checkpoint
 from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
-from vircpt.interrupts import uninterrupted
+from vircpt.interrupts import hold, uninterrupted
 from vircpt.operations import expire, offline, ownership
 from vircpt.operations.create import CheckpointOptions, draft, refuse_late, undo
 from vircpt.operations.selection import Selection, Skipped, select
@@ -88,6 +88,8 @@ def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
 def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
     """Start the export. It runs until it is released, whatever becomes of this process.
 
+    From its return on interruptions wait (see interrupts.hold): the caller resumes.
+
     Raises Busy if the domain has a job already, NotFound for an unknown checkpoint or disk,
     BrokenChain if the checkpoint's bitmap is damaged, NotSupported where it can't be.
     """
@@ -97,20 +99,41 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
         _clear_dead(domain)
         _refuse_busy(domain)
         owner = facts.qemu_owner or domain.connection.qemu_owner()
-        directory = records.create(
-            _record(domain, planned, options), (owner.uid, owner.gid) if owner else None
-        )
+        directory: ExportDirectory | None = None
         try:
-            if options.ttl is not None:
-                expire.watch(directory)
-            if planned.offline:
-                offline.serve(directory, facts)
-                return StartedExport(directory, planned, agent.FreezeResult().report)
-            return _start_live(domain, facts, planned, options, directory)
-        except BaseException:
             with uninterrupted():
-                _abandon(domain, directory, planned.create)
+                directory = records.create(
+                    _record(domain, planned, options), (owner.uid, owner.gid) if owner else None
+                )
+            started = _start(domain, facts, planned, options, directory)
+            hold()
+        except BaseException:
+            if directory is not None:
+                with uninterrupted():
+                    _abandon(domain, directory, planned.create)
             raise
+        return started
+
+
+def withdraw(domain: LibvirtDomain, directory: ExportDirectory) -> None:
+    """Undo an export that nobody has been told of, with the checkpoint it made."""
+    with uninterrupted(), records.locked(domain.uuid, domain.name, patience=30):
+        _abandon(domain, directory, directory.record.checkpoint)
+
+
+def _start(
+    domain: LibvirtDomain,
+    facts: DomainFacts,
+    planned: ExportPlan,
+    options: ExportOptions,
+    directory: ExportDirectory,
+) -> StartedExport:
+    if options.ttl is not None:
+        expire.watch(directory)
+    if planned.offline:
+        offline.serve(directory, facts)
+        return StartedExport(directory, planned, agent.FreezeResult().report)
+    return _start_live(domain, facts, planned, options, directory)
 
 
 def _start_live(
@@ -123,7 +146,9 @@ def _start_live(
     definition = backups.build_xml(
         _listen(options, directory),
         [
-            backups.ExportDisk(one.target, one.since, _scratch(directory, one.target, domain))
+            backups.ExportDisk(
+                one.target, one.since, _scratch(directory, facts.disk(one.target), domain, options)
+            )
             for one in planned.disks
         ],
         [one.target for one in planned.skipped],
@@ -249,11 +274,25 @@ def _listen(options: ExportOptions, directory: ExportDirectory) -> backups.Liste
     return backups.Listen(address=tcp.address, port=tcp.port, tls=tcp.tls_dir is not None)
 
 
-def _scratch(directory: ExportDirectory, target: str, domain: LibvirtDomain) -> str | None:
-    """On a remote host libvirt chooses a place beside the image: no directory can be made."""
-    if domain.connection.is_remote:
-        return None
-    return str(directory.scratch / f"{target}.scratch")
+def _scratch(
+    directory: ExportDirectory, disk: Disk, domain: LibvirtDomain, options: ExportOptions
+) -> str:
+    """The scratch file of a disk; on a remote host, where we can't make a directory, beside
+    the image or in the directory that was asked for. libvirt makes and removes it."""
+    if not domain.connection.is_remote:
+        return str(directory.scratch / f"{disk.target}.scratch")
+    name = ownership.scratch_mark(directory)
+    if options.scratch_dir:
+        return f"{options.scratch_dir}/{name}-{disk.target}"
+    if disk.source is None or disk.source_type != "file":
+        raise NotSupported(
+            f"there is no place for the scratch file of disk {disk.target}",
+            why="its image is no file, beside which it could be made",
+            domain=domain.name,
+            disk=disk.target,
+            hint="name a directory of that host with --scratch-dir",
+        )
+    return f"{disk.source}.{name}"
 
 
 def _clear_dead(domain: LibvirtDomain) -> None:

@@ -14,19 +14,19 @@ WATCHER = "vircpt.operations.expire"
 """The module that the process runs which releases an export at its end."""
 
 
-def is_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
-    """True if the running backup job is the one of that export: it serves from its directory.
+def scratch_mark(directory: ExportDirectory) -> str:
+    """What the names of an export's scratch files hold on remote hosts."""
+    return f"vircpt-{directory.record.id}"
 
-    Exports over TCP without scratch files of ours (on remote hosts) are known by their port.
-    """
-    record = directory.record
+
+def is_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
+    """True if the running backup job is the one of that export: by its socket or scratch files."""
     if job.listen.socket:
         return job.listen.socket == str(directory.socket)
-    scratch = f"{directory.scratch}{os.sep}"
-    if any(path.startswith(scratch) for path in job.scratch_files):
-        return True
-    there = (job.listen.address, job.listen.port)
-    return record.remote and there == (record.address, record.port)
+    if directory.record.remote:
+        return any(scratch_mark(directory) in path for path in job.scratch_files)
+    ours = f"{directory.scratch}{os.sep}"
+    return any(path.startswith(ours) for path in job.scratch_files)
 
 
 def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vircpt import trace
 from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
 
@@ -111,6 +112,7 @@ class ExportDirectory:
 
         It gets another name first: under its own it is whole or not there.
         """
+        trace.tell(f"remove {self.path}")
         with uninterrupted():
             if self.record.scratch_dir:
                 _remove_tree(self.scratch)
@@ -147,6 +149,7 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
         )
     if record.scratch_dir:
         _check_scratch(Path(record.scratch_dir))
+    trace.tell(f"make {directory.path}")
     try:
         _make_directory(directory.path, record, owner)
         with uninterrupted():
