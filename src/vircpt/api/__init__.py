@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vircpt.api.domain import Domain
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
-    from vircpt.blocks.extents import Extent, Totals
+    from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from vircpt.operations.tcp import TcpListen, parse_listen
 
 __all__ = [
+    "KINDS",
     "CheckpointPlan",
     "CheckpointStatus",
+    "Columns",
     "CreatedCheckpoint",
     "Deletion",
     "DiskDetails",
@@ -56,6 +58,7 @@ __all__ = [
     "FreezeState",
     "Health",
     "Host",
+    "Kind",
     "ReleasedExport",
     "Scope",
     "Skipped",
@@ -75,7 +78,7 @@ _HOMES = {
     "api.domain": ("Domain",),
     "api.export": ("Export",),
     "api.host": ("Host", "connect", "library_versions"),
-    "blocks.extents": ("Extent", "Totals"),
+    "blocks.extents": ("KINDS", "Columns", "Extent", "Kind", "Totals"),
     "hypervisor.agent": ("Freeze", "FreezeReport", "FreezeState"),
     "hypervisor.connection": ("Versions",),
     "hypervisor.domain": ("DomainFacts",),

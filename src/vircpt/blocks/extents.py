@@ -7,11 +7,17 @@ of the contexts changes:
     base:allocation   |--data--|------hole+zero------|---data---|
     dirty-bitmap      |---------dirty---------|------clean------|
     merged            |-dirty--|-dirty,zero---|-zero-|--data----|
+
+A disk may have millions of extents, and an object for each is slow to make: they travel by
+column (`Columns`), and become `Extent` only for who wants to look at them one by one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, compress, groupby, islice
+from operator import eq
 from typing import NamedTuple
 
 STATE_HOLE = 1
@@ -21,8 +27,29 @@ STATE_ZERO = 2
 STATE_DIRTY = 1
 """QEMU: these blocks were written (qemu:dirty-bitmap:*, bit 0)."""
 
-Run = tuple[int, int]
-"""Length in bytes, and flags."""
+
+class Runs(NamedTuple):
+    """Runs of blocks, by column: lengths in bytes, and the flags of one meta context."""
+
+    lengths: list[int]
+    flags: list[int]
+
+
+class Kind(NamedTuple):
+    """What is known of a block. `dirty` is None where no bitmap is known."""
+
+    dirty: bool | None
+    zero: bool
+    allocated: bool
+
+
+KINDS = tuple(
+    Kind(dirty, bool(flags & STATE_ZERO), not flags & STATE_HOLE)
+    for dirty in (False, True, None)
+    for flags in range(4)
+)
+"""All kinds: 4 x (0 clean, 1 dirty, 2 not known) + the flags of base:allocation."""
+_UNKNOWN = 4 * 2
 
 
 class Extent(NamedTuple):
@@ -39,6 +66,20 @@ class Extent(NamedTuple):
         return self.offset + self.length
 
 
+class Columns(NamedTuple):
+    """Extents in order, by column: offsets and lengths in bytes, and indexes of `KINDS`."""
+
+    offsets: list[int]
+    lengths: list[int]
+    kinds: list[int]
+
+    def only_dirty(self) -> Columns:
+        """Those that were written; all of them where no bitmap is known."""
+        wanted = [KINDS[kind].dirty is not False for kind in range(len(KINDS))]
+        chosen = [wanted[kind] for kind in self.kinds]
+        return Columns(*(list(compress(column, chosen)) for column in self))
+
+
 class Totals(NamedTuple):
     """Bytes by kind. `dirty` is None where no bitmap is known."""
 
@@ -50,89 +91,102 @@ class Totals(NamedTuple):
     extents: int
 
 
-def join(runs: Iterable[Run]) -> Iterator[Run]:
+def join(runs: Runs) -> Runs:
     """The same runs, neighbours with the same flags made one; empty runs are dropped."""
-    length = flags = 0
-    for one_length, one_flags in runs:
-        if one_flags == flags:
-            length += one_length
-        elif one_length:
-            if length:
-                yield length, flags
-            length, flags = one_length, one_flags
-    if length:
-        yield length, flags
+    lengths, flags = runs
+    if 0 not in lengths and not any(map(eq, flags, islice(flags, 1, None))):
+        return runs
+    joined = Runs([], [])
+    solid = ((one, length) for length, one in zip(lengths, flags, strict=True) if length)
+    for one, alike in groupby(solid, key=lambda run: run[0]):
+        joined.flags.append(one)
+        joined.lengths.append(sum(length for _, length in alike))
+    return joined
 
 
-def merge(first: Iterable[Run], second: Iterable[Run]) -> Iterator[tuple[int, int, int]]:
-    """(length, flags of first, flags of second), cut wherever one of them changes.
+def merge(allocation: Runs, dirty: Runs | None) -> Runs:
+    """Runs whose flags are indexes of `KINDS`, cut wherever one of both is.
 
     Both must cover the same bytes; raises ValueError if one is shorter.
     """
-    left, right = iter(first), iter(second)
-    left_length = right_length = 0
-    left_flags = right_flags = 0
-    while True:
-        while not left_length and (run := next(left, None)):
-            left_length, left_flags = run
-        while not right_length and (run := next(right, None)):
-            right_length, right_flags = run
-        step = left_length if left_length < right_length else right_length
-        if not step:
-            break
-        yield step, left_flags, right_flags
-        left_length -= step
-        right_length -= step
-    if left_length or right_length:
-        raise ValueError(f"maps of different length: {left_length or right_length} bytes are left")
-
-
-def combine(allocation: Iterable[Run], dirty: Iterable[Run] | None) -> Iterator[Extent]:
-    """Extents of a disk from its allocation and, if known, its bitmap; both from offset 0."""
-    known_flags = ((n, flags & (STATE_HOLE | STATE_ZERO)) for n, flags in allocation)
     if dirty is None:
-        merged: Iterable[tuple[int, int, int]] = ((n, flags, 0) for n, flags in join(known_flags))
-    else:
-        merged = merge(join(known_flags), join((n, flags & STATE_DIRTY) for n, flags in dirty))
-    offset = 0
-    known = dirty is not None
-    for length, flags, changed in merged:
-        yield Extent(
-            offset,
-            length,
-            bool(changed & STATE_DIRTY) if known else None,
-            bool(flags & STATE_ZERO),
-            not flags & STATE_HOLE,
-        )
-        offset += length
+        return Runs(allocation.lengths, [flags & 3 | _UNKNOWN for flags in allocation.flags])
+    if sum(allocation.lengths) != sum(dirty.lengths):
+        raise ValueError("maps of different length")
+    if len(allocation.lengths) == 1:
+        same = allocation.flags[0] & 3
+        return Runs(dirty.lengths, [same | (flags & STATE_DIRTY) * 4 for flags in dirty.flags])
+    return _merge(allocation, dirty)
 
 
-def only_dirty(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Those extents that were written; all of them where no bitmap is known."""
-    return (extent for extent in extents if extent.dirty is not False)
+def _merge(allocation: Runs, dirty: Runs) -> Runs:
+    lengths: list[int] = []
+    kinds: list[int] = []
+    runs = zip(*dirty, strict=True)
+    right = changed = 0
+    for left, flags in zip(*allocation, strict=True):
+        state = flags & 3
+        while left > right:
+            if right:
+                lengths.append(right)
+                kinds.append(state | changed)
+                left -= right  # noqa: PLW2901
+            right, changed = next(runs)
+            changed = (changed & STATE_DIRTY) * 4
+        lengths.append(left)
+        kinds.append(state | changed)
+        right -= left
+    return Runs(lengths, kinds)
 
 
-def total(extents: Iterable[Extent]) -> Totals:
+def columns(steps: Iterable[tuple[Runs, Runs | None]]) -> Iterator[Columns]:
+    """The extents of a disk from its allocation and, if known, its bitmap.
+
+    They come piece by piece, as `steps` do, whose lists are used up; the pieces follow each
+    other from offset 0, and an extent that goes on in the next step is not cut.
+    """
+    offset = held_length = held_kind = 0
+    for allocation, dirty in steps:
+        lengths, kinds = join(merge(allocation, dirty))
+        if not lengths:
+            continue
+        if held_length and kinds[0] == held_kind:
+            lengths[0] += held_length
+        elif held_length:
+            lengths.insert(0, held_length)
+            kinds.insert(0, held_kind)
+        held_length, held_kind = lengths.pop(), kinds.pop()
+        offsets = list(accumulate(lengths, initial=offset))
+        offset = offsets.pop()
+        if lengths:
+            yield Columns(offsets, lengths, kinds)
+    if held_length:
+        yield Columns([offset], [held_length], [held_kind])
+
+
+def extents(found: Iterable[Columns]) -> Iterator[Extent]:
+    """One by one."""
+    for piece in found:
+        for offset, length, kind in zip(*piece, strict=True):
+            yield Extent(offset, length, *KINDS[kind])
+
+
+def total(found: Iterable[Columns]) -> Totals:
     """Bytes by kind, in one pass."""
-    size = dirty = dirty_zero = zero = allocated = count = 0
-    known = True
-    for extent in extents:
-        length = extent.length
-        size += length
-        count += 1
-        known = known and extent.dirty is not None
-        if extent.dirty:
-            dirty += length
-            dirty_zero += length if extent.zero else 0
-        if extent.zero:
-            zero += length
-        if extent.allocated:
-            allocated += length
+    count = 0
+    alike: Counter[tuple[int, int]] = Counter()
+    for piece in found:
+        count += len(piece.lengths)
+        alike.update(zip(piece.lengths, piece.kinds, strict=True))
+    by_kind = [(KINDS[kind], length * times) for (length, kind), times in alike.items()]
+    known = count > 0 and all(kind.dirty is not None for kind, _ in by_kind)
+    dirty = sum(size for kind, size in by_kind if kind.dirty)
+    dirty_zero = sum(size for kind, size in by_kind if kind.dirty and kind.zero)
     return Totals(
-        size,
-        dirty if known and count else None,
-        dirty_zero if known and count else None,
-        zero,
-        allocated,
-        count,
+        size=sum(size for _, size in by_kind),
+        dirty=dirty if known else None,
+        dirty_zero=dirty_zero if known else None,
+        zero=sum(size for kind, size in by_kind if kind.zero),
+        allocated=sum(size for kind, size in by_kind if kind.allocated),
+        extents=count,
     )

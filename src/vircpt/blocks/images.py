@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -127,7 +126,7 @@ class _Placed:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()  # a relative a:b would be a protocol to qemu-img
         short = os.fsencode(path.name)[:200].decode(errors="ignore")
-        self._temporary = self._path.with_name(f".{short}.{secrets.token_hex(4)}.part")
+        self._temporary = self._path.with_name(f".{short}.{os.urandom(4).hex()}.part")
 
     def __enter__(self) -> Path:
         self._refuse_existing()

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import chain, tee
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from vircpt import trace
-from vircpt.blocks.extents import Extent, Run, combine
+from vircpt.blocks.extents import Columns, Runs, columns
 from vircpt.errors import Busy, HostUnreachable, NotFound, NotSupported, VircptError
 from vircpt.interrupts import deaf
 
@@ -113,45 +112,40 @@ class Reader:
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
 
-    def steps(self) -> Iterator[list[list[Run]]]:
-        """The block status of the whole disk, piece by piece: per context, its runs.
+    def steps(self) -> Iterator[tuple[Runs, Runs | None]]:
+        """The block status of the whole disk, piece by piece: of allocation, and of the bitmap.
 
-        Servers may cut an answer short, and each context elsewhere: within one step all
-        contexts cover the same bytes, what one of them told beyond is asked for again.
+        Servers may cut an answer short, and each context elsewhere: within one step both
+        cover the same bytes, what one of them told beyond is asked for again.
         """
         offset, size = 0, self.size
         while offset < size:
             answers = self._status(offset, min(_STEP, size - offset))
-            covered = min(sum(length for length, _ in runs) for runs in answers)
+            covered = min(sum(runs.lengths) for runs in answers)
             if covered <= 0:
                 raise VircptError("the NBD server answers nothing to block status", why=self.uri)
             covered = min(covered, size - offset)
-            yield [_clip(runs, covered) for runs in answers]
+            clipped = [_clip(runs, covered) for runs in answers]
+            yield clipped[0], clipped[1] if len(clipped) > 1 else None
             offset += covered
 
-    def extents(self) -> Iterator[Extent]:
-        """The whole disk as extents, in order."""
-        # combine() takes equal bytes from both, so tee holds one step at the most
-        first, second = tee(self.steps())
-        allocation = chain.from_iterable(step[0] for step in first)
-        if len(self._contexts) == 1:
-            return combine(allocation, None)
-        return combine(allocation, chain.from_iterable(step[1] for step in second))
+    def columns(self) -> Iterator[Columns]:
+        """The extents of the whole disk, in order, by column."""
+        return columns(self.steps())
 
-    def _status(self, offset: int, count: int) -> list[list[Run]]:
-        answers: dict[str, list[Run]] = {}
+    def _status(self, offset: int, count: int) -> list[Runs]:
+        answers: dict[str, Runs] = {}
 
         @deaf
         def hear(context: str, _offset: int, entries: list[int], _error: Any) -> int:
-            pairs = iter(entries)
-            answers[context] = list(zip(pairs, pairs, strict=True))
+            answers[context] = Runs(entries[::2], entries[1::2])
             return 0
 
         try:
             self._nbd.block_status(count, offset, hear)
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
-        missing = [context for context in self._contexts if not answers.get(context)]
+        missing = [context for context in self._contexts if context not in answers]
         if missing:
             raise VircptError(f"the NBD server tells nothing of {missing[0]}", why=self.uri)
         return [answers[context] for context in self._contexts]
@@ -162,14 +156,16 @@ class Reader:
                 raise NotFound(f"the export has no {context!r}", why=self.uri)
 
 
-def _clip(runs: list[Run], limit: int) -> list[Run]:
+def _clip(runs: Runs, limit: int) -> Runs:
     """The first `limit` bytes of `runs`."""
-    over = sum(length for length, _ in runs) - limit
+    lengths, flags = runs
+    over = sum(lengths) - limit
     while over > 0:
-        length, flags = runs.pop()
-        if length > over:
-            runs.append((length - over, flags))
-        over -= length
+        over -= lengths.pop()
+        last = flags.pop()
+        if over < 0:
+            lengths.append(-over)
+            flags.append(last)
     return runs
 
 

@@ -67,7 +67,20 @@ def shared_options() -> list[click.Parameter]:
     ]
 
 
-class Command(click.Command):
+class _Quick(click.Command):
+    """Has its short options found at once.
+
+    click looks for `-d` among the long options first, and makes an error message with a
+    search for similar ones before it looks among the short ones: that takes 3 ms.
+    """
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        parser = super().make_parser(ctx)
+        parser._long_opt.update(parser._short_opt)
+        return parser
+
+
+class Command(_Quick):
     """A command that understands the shared options as well."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,7 +88,7 @@ class Command(click.Command):
         self.params.extend(shared_options())
 
 
-class LazyGroup(click.Group):
+class LazyGroup(_Quick, click.Group):
     """A group whose commands are imported when they are used.
 
     `homes` maps each command to its module in this package, and to the line it has in the

@@ -91,7 +91,7 @@ def cli(context: click.Context, uri: str | None, user: str | None) -> None:
 
 
 def _tell_steps() -> None:
-    """For -v: each step on stderr, with the seconds since the start."""
+    """For -v: each step on stderr, with the seconds since the start; not beside JSON."""
     import time
 
     from vircpt import trace
@@ -111,9 +111,9 @@ cli.params.extend(shared_options())
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; return the exit code (see docs/exit-codes.md)."""
     session = Session()
-    if {"-v", "--verbose", "-vv"} & set(arguments):
-        _tell_steps()
     session.json = "--json" in arguments  # errors of usage come before options are read
+    if not session.json and {"-v", "--verbose", "-vv"} & set(arguments):
+        _tell_steps()
     try:
         signals.catch()
         try:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from vircpt.cli import complete, output
 from vircpt.cli.base import Command
 from vircpt.cli.session import Session
+
+if TYPE_CHECKING:
+    from vircpt.api import Columns, Kind
+
+_AT_ONCE = 4096
+"""Lines written at once: as many as the processor's cache holds."""
 
 
 @click.command("map", cls=Command)
@@ -35,7 +42,7 @@ def command(session: Session, disk: str | None, base: bool, dirty: bool, totals:
     if totals:
         _print_totals(session, one.target, one.totals())
         return
-    found = one.dirty() if dirty else one.extents()
+    found = (piece.only_dirty() for piece in one.columns()) if dirty else one.columns()
     if session.json:
         _print_json(one.target, found)
     else:
@@ -55,31 +62,61 @@ def _print_totals(session: Session, target: str, totals: object) -> None:
         output.result(f"{key.replace('_', ' and ') + ':':16} {text}{exact}")
 
 
-_Extents = Iterable[tuple[int, int, bool | None, bool, bool]]
-
-
-def _print_text(found: _Extents) -> None:
-    """One line an extent; a million of them must not take long."""
+def _print_text(found: Iterable[Columns]) -> None:
     words = {True: "yes", False: "no", None: "-"}
-    endings = {
-        (dirty, zero, allocated): f"  {words[dirty]:5}  {words[zero]:4}  {words[allocated]}\n"
-        for dirty in words
-        for zero in (True, False)
-        for allocated in (True, False)
-    }
+
+    def ending(length: int, kind: Kind) -> str:
+        flags = f"{words[kind.dirty]:5}  {words[kind.zero]:4}  {words[kind.allocated]}"
+        return f"  {length:16}  {flags}\n"
+
+    endings = _Endings(ending)
     write = sys.stdout.write
     write(f"{'OFFSET':>16}  {'LENGTH':>16}  DIRTY  ZERO  ALLOCATED\n")
-    for offset, length, dirty, zero, allocated in found:
-        write(f"{offset:16}  {length:16}{endings[dirty, zero, allocated]}")
+    for text in endings.texts("%16d", found):
+        write(text)
 
 
-def _print_json(target: str, found: _Extents) -> None:
+def _print_json(target: str, found: Iterable[Columns]) -> None:
     """Written piece by piece: the list may be long."""
-    keys = ("offset", "length", "dirty", "zero", "allocated")
+
+    def ending(length: int, kind: Kind) -> str:
+        return f", {json.dumps({'length': length, **kind._asdict()})[1:]},\n"
+
+    endings = _Endings(ending)
     write = sys.stdout.write
-    write(f'{{"schema": "vircpt/map/1", "disk": {json.dumps(target)}, "extents": [')
-    lead = "\n"
-    for extent in found:
-        write(f"{lead} {json.dumps(dict(zip(keys, extent, strict=True)))}")
-        lead = ",\n"
+    write(f'{{"schema": "vircpt/map/1", "disk": {json.dumps(target)}, "extents": [\n')
+    between = ""
+    for text in endings.texts(' {"offset": %d', found):
+        write(between)
+        write(text.removesuffix(",\n"))
+        between = ",\n"
     write("\n]}\n")
+
+
+class _Endings(dict[tuple[int, int], str]):
+    """What follows the offset in a line, by length and kind, made by `ending` on first use.
+
+    Of a million lines few end differently, and to make each by itself would take seconds.
+    """
+
+    def __init__(self, ending: Callable[[int, Kind], str]) -> None:
+        from vircpt.api import KINDS
+
+        super().__init__()
+        self._ending = ending
+        self._kinds = KINDS
+
+    def __missing__(self, key: tuple[int, int]) -> str:
+        length, kind = key
+        made = self[key] = self._ending(length, self._kinds[kind])
+        return made
+
+    def texts(self, start: str, found: Iterable[Columns]) -> Iterator[str]:
+        """All lines, some thousands at once; `start` is the format of the offset."""
+        for piece in found:
+            for first in range(0, len(piece.offsets), _AT_ONCE):
+                offsets, lengths, kinds = (one[first : first + _AT_ONCE] for one in piece)
+                parts: list[int | str] = [0] * (2 * len(offsets))
+                parts[::2] = offsets
+                parts[1::2] = map(self.__getitem__, zip(lengths, kinds, strict=True))
+                yield f"{start}%s" * len(offsets) % tuple(parts)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError, quoted
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import attachments, ownership
+from vircpt.operations import ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
+
+if TYPE_CHECKING:
+    from vircpt.operations import attachments
 
 
 class ExportState(enum.Enum):
@@ -54,6 +58,8 @@ class ExportStatus:
 
 def list_exports(connection: Connection) -> list[ExportStatus]:
     """All that is written down on this host, and other backup jobs of this connection."""
+    from vircpt.operations import attachments
+
     attached = attachments.find_all(connection)
     found = [_status(connection, one, attached) for one in records.list_all()]
     return found + _foreign(connection, {one.uuid for one in _ours()})

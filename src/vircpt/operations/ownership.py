@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from vircpt.blocks import storage_daemon
 from vircpt.hypervisor import backups
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations import processes
@@ -37,6 +36,8 @@ def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
 
 def is_served(directory: ExportDirectory) -> bool:
     """True if a storage daemon of ours serves the export of a shut-off domain."""
+    from vircpt.blocks import storage_daemon
+
     return bool(processes.find(*storage_daemon.control_option(directory.control)))
 
 
@@ -49,5 +50,7 @@ def is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
 
 def stop_processes(directory: ExportDirectory) -> None:
     """End the export's watcher and its storage daemon, if they live."""
+    from vircpt.blocks import storage_daemon
+
     processes.end(WATCHER, directory.record.id)
     processes.end(*storage_daemon.control_option(directory.control))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vircpt.blocks import extents, images, nbd
-from vircpt.blocks.extents import Extent, Totals
+from vircpt.blocks.extents import Columns, Extent, Totals
 from vircpt.errors import InvalidInput, NotFound, NotSupported
 from vircpt.hypervisor.backups import bitmap_name
 from vircpt.records.exports import DiskRecord, ExportDirectory
@@ -32,18 +32,22 @@ class ExportedDisk:
         """A connection for reading; a context manager. Its bitmap is `bitmap`."""
         return nbd.Reader(self.uri, self.bitmap)
 
+    def columns(self) -> Iterator[Columns]:
+        """As `extents`, but by column: for those who look at millions."""
+        with self.reader() as reader:
+            yield from reader.columns()
+
     def extents(self) -> Iterator[Extent]:
         """The whole disk in order: offset and length in bytes; dirty, zero, allocated."""
-        with self.reader() as reader:
-            yield from reader.extents()
+        return extents.extents(self.columns())
 
     def dirty(self) -> Iterator[Extent]:
         """Only what was written since the checkpoint; everything if there is no bitmap."""
-        return extents.only_dirty(self.extents())
+        return extents.extents(one.only_dirty() for one in self.columns())
 
     def totals(self) -> Totals:
         """Bytes by kind."""
-        return extents.total(self.extents())
+        return extents.total(self.columns())
 
     def size(self) -> int:
         """Size of the disk in bytes."""

@@ -16,8 +16,6 @@ import glob
 import json
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -139,7 +137,7 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
     The id in `record` is replaced by a new one.
     """
     exports = _make_base() / "exports"
-    record = replace(record, id=secrets.token_hex(4))
+    record = replace(record, id=os.urandom(4).hex())
     directory = ExportDirectory(exports / record.id, record)
     if len(os.fsencode(directory.socket)) > SOCKET_LIMIT:
         raise NotSupported(
@@ -318,7 +316,7 @@ def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
 
 def _write_state(directory: Path, record: ExportRecord) -> None:
     data = json.dumps({"format": FORMAT, **asdict(record)}, indent=1)
-    temporary = directory / f".state-{secrets.token_hex(4)}"
+    temporary = directory / f".state-{os.urandom(4).hex()}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "w") as file:
@@ -381,6 +379,8 @@ def _check_types(record: ExportRecord | DiskRecord) -> None:
 
 def _remove_tree(path: Path) -> None:
     """Remove a directory that its owner may be changing meanwhile: rmtree follows no links."""
+    import shutil  # with all its compressors, which who only looks should not wait for
+
     try:
         shutil.rmtree(path)
     except FileNotFoundError:

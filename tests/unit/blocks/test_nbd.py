@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vircpt.blocks import nbd
-from vircpt.blocks.extents import Run
+from vircpt.blocks.extents import Runs
 from vircpt.errors import HostUnreachable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
@@ -70,10 +70,11 @@ def test_the_dirty_context_is_named_as_qemu_does() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1), st.data())
-def test_clipping_keeps_the_first_bytes(runs: list[Run], data: st.DataObject) -> None:
+def test_clipping_keeps_the_first_bytes(runs: list[tuple[int, int]], data: st.DataObject) -> None:
     limit = data.draw(st.integers(1, sum(length for length, _ in runs)))
     every = [flags for length, flags in runs for _ in range(length)]
-    clipped = nbd._clip(list(runs), limit)
+    columns = Runs([length for length, _ in runs], [flags for _, flags in runs])
+    clipped = zip(*nbd._clip(columns, limit), strict=True)
     assert [flags for length, flags in clipped for _ in range(length)] == every[:limit]
 
 

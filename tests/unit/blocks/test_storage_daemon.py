@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vircpt.blocks import images, nbd, storage_daemon
-from vircpt.blocks.extents import Extent, Totals, only_dirty, total
+from vircpt.blocks.extents import Extent, Totals, extents, total
 from vircpt.blocks.storage_daemon import Endpoint, Served
 from vircpt.errors import BrokenChain, Busy, NotFound, VircptError
 
@@ -89,14 +89,13 @@ def as_tuples(found: Sequence[Extent]) -> list[tuple[int, int]]:
 def test_what_changed_since_the_checkpoint_is_read(image: Path, serve: Serve) -> None:
     uri = serve(Served("vda", str(image), "qcow2", since="foo", bitmap="backup-vda"))
     with nbd.Reader(uri, "backup-vda") as reader:
-        found = list(reader.extents())
-        dirty = list(only_dirty(found))
+        dirty = list(extents(one.only_dirty() for one in reader.columns()))
         assert as_tuples(dirty) == [(4 * MIB, 128 * KIB), (6 * MIB, 64 * KIB)]
         assert [one.zero for one in dirty] == [False, True]
         assert reader.size == 8 * MIB
         assert reader.pread(64 * KIB, 1 * MIB) == b"\xaa" * (64 * KIB)
         assert reader.pread(128 * KIB, 4 * MIB) == b"\xbb" * (128 * KIB)
-    totals = total(found)
+        totals = total(reader.columns())
     assert totals.size == 8 * MIB
     assert totals.dirty == 192 * KIB
     assert totals.dirty_zero == 64 * KIB
@@ -105,7 +104,7 @@ def test_what_changed_since_the_checkpoint_is_read(image: Path, serve: Serve) ->
 def test_without_a_bitmap_only_allocation_is_known(image: Path, serve: Serve) -> None:
     uri = serve(Served("vda", str(image), "qcow2"))
     with nbd.Reader(uri) as reader:
-        found = list(reader.extents())
+        found = list(extents(reader.columns()))
     assert {one.dirty for one in found} == {None}
     assert as_tuples([one for one in found if not one.zero]) == [
         (1 * MIB, 64 * KIB),
@@ -133,7 +132,7 @@ def test_a_disk_larger_than_one_question_is_read_whole(serve: Serve, tmp_path: P
     qemu_io(path, "write 9G 64k")
     uri = serve(Served("vda", str(path), "qcow2", since="foo", bitmap="backup-vda"))
     with nbd.Reader(uri, "backup-vda") as reader:
-        found = list(reader.extents())
+        found = list(extents(reader.columns()))
     gib = 1 << 30
     assert [(one.offset, one.length, one.dirty) for one in found] == [
         (0, 9 * gib, False),
@@ -147,7 +146,7 @@ def test_a_disk_of_nothing_has_no_extents(serve: Serve, tmp_path: Path) -> None:
     path.touch()
     with nbd.Reader(serve(Served("vda", str(path), "raw"))) as reader:
         assert reader.size == 0
-        assert total(reader.extents()) == Totals(0, None, None, 0, 0, 0)
+        assert total(reader.columns()) == Totals(0, None, None, 0, 0, 0)
 
 
 def test_an_image_is_served_read_only_and_not_changed(image: Path, serve: Serve) -> None:

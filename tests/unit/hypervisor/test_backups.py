@@ -23,9 +23,7 @@ XML_TEXT = st.text(
 listens = st.builds(Listen, socket=XML_TEXT) | st.builds(
     Listen, address=XML_TEXT, port=st.integers(1, 65535), tls=st.booleans()
 )
-disks = st.lists(
-    st.builds(ExportDisk, XML_TEXT, st.none() | XML_TEXT, st.none() | XML_TEXT), max_size=4
-)
+disks = st.lists(st.builds(ExportDisk, XML_TEXT, st.none() | XML_TEXT, XML_TEXT), max_size=4)
 
 FROM_LIBVIRT = """
 <domainbackup mode='pull' id='1'>
@@ -70,7 +68,10 @@ def test_a_push_job_has_no_server() -> None:
 def test_a_definition_reads_well() -> None:
     definition = build_xml(
         Listen(socket="/run/x/nbd.sock"),
-        [ExportDisk("vda", "friday", "/run/x/vda.scratch"), ExportDisk("vdb", None, None)],
+        [
+            ExportDisk("vda", "friday", "/run/x/vda.scratch"),
+            ExportDisk("vdb", None, "/run/x/vdb.scratch"),
+        ],
         ["sda"],
     )
     assert definition == (
@@ -81,7 +82,9 @@ def test_a_definition_reads_well() -> None:
         'incremental="friday" exportname="vda" exportbitmap="backup-vda">\n'
         '      <scratch file="/run/x/vda.scratch" />\n'
         "    </disk>\n"
-        '    <disk name="vdb" backup="yes" backupmode="full" exportname="vdb" />\n'
+        '    <disk name="vdb" backup="yes" type="file" backupmode="full" exportname="vdb">\n'
+        '      <scratch file="/run/x/vdb.scratch" />\n'
+        "    </disk>\n"
         '    <disk name="sda" backup="no" />\n'
         "  </disks>\n"
         "</domainbackup>\n"
@@ -123,7 +126,7 @@ def test_nothing_is_injected(
         "server": 1,
         "disks": 1,
         "disk": len(included) + len(exclude),
-        "scratch": sum(one.scratch is not None for one in included),
+        "scratch": len(included),
     }
     assert len(list(root.iter())) == 1 + sum(count.values())
 

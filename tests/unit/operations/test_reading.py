@@ -76,11 +76,12 @@ def test_a_job_on_tcp_is_ours_if_its_scratch_files_are() -> None:
     assert not is_ours(job(listen, "/scratch/other/vda.scratch"), ours)
 
 
-def test_a_job_on_tcp_elsewhere_is_known_by_its_port() -> None:
+def test_a_job_on_tcp_elsewhere_is_known_by_its_scratch_files() -> None:
     ours = directory(address="192.0.2.1", port=9000, remote=True)
-    assert is_ours(job(Listen(address="192.0.2.1", port=9000)), ours)
-    assert not is_ours(job(Listen(address="192.0.2.1", port=9001)), ours)
-    assert not is_ours(job(Listen(address="192.0.2.2", port=9000)), ours)
+    listen = Listen(address="192.0.2.1", port=9000)
+    assert is_ours(job(listen, "/images/a.qcow2.vircpt-0123abcd"), ours)
+    assert not is_ours(job(listen, "/images/a.qcow2.1795455101"), ours)
+    assert not is_ours(job(listen), ours)
 
 
 def test_a_job_that_pushes_is_not_ours() -> None:
