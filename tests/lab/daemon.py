@@ -21,6 +21,7 @@ SOCKET = Path("/run/libvirt/libvirt-sock")
 LOG = Path("/var/log/libvirt/libvirtd.log")
 SASL_DIRECTORY = Path("/run/lab/sasl2")
 TCP_PORT = 16509
+TLS_PORT = 16514
 
 
 class LabError(Exception):
@@ -29,11 +30,19 @@ class LabError(Exception):
 
 @dataclass(frozen=True)
 class Tcp:
-    """Listen on 127.0.0.1:16509; with SASL, `user` and `password` are let in and nobody else."""
+    """Listen on 127.0.0.1:16509; with SASL, `user` and `password` are let in and nobody else.
+
+    With `certificates` (see certificates.py), with TLS on 127.0.0.1:16514 instead.
+    """
 
     auth: Literal["none", "sasl"] = "none"
     user: str = "lab"
     password: str = "secret of the lab"
+    certificates: Path | None = None
+
+    @property
+    def port(self) -> int:
+        return TLS_PORT if self.certificates else TCP_PORT
 
 
 def poll(condition: Callable[[], bool], timeout: float, what: str) -> None:
@@ -141,14 +150,22 @@ class Libvirtd(AbstractContextManager["Libvirtd"]):
             raise LabError(f"libvirtd ended with status {self._process.returncode}:\n{self.log()}")
         if not _connects(socket.AF_UNIX, str(SOCKET)):
             return False
-        return self.tcp is None or _connects(socket.AF_INET, ("127.0.0.1", TCP_PORT))
+        return self.tcp is None or _connects(socket.AF_INET, ("127.0.0.1", self.tcp.port))
 
     def _write_configuration(self) -> None:
         lines = [f'log_outputs = "2:file:{LOG}"']
         lines += ['log_filters = "4:util.netdev"']  # has no end of complaints about our namespace
         lines += ['auth_unix_ro = "none"', 'auth_unix_rw = "none"']
         if self.tcp:
-            lines += ["listen_tls = 0", "listen_tcp = 1", 'listen_addr = "127.0.0.1"']
+            tls = self.tcp.certificates
+            lines += [f"listen_tls = {int(bool(tls))}", f"listen_tcp = {int(not tls)}"]
+            lines += ['listen_addr = "127.0.0.1"']
+            if tls:
+                lines += [
+                    f'key_file = "{tls}/serverkey.pem"',
+                    f'cert_file = "{tls}/servercert.pem"',
+                ]
+                lines += [f'ca_file = "{tls}/cacert.pem"']
             lines += [f'auth_tcp = "{self.tcp.auth}"']
             if self.tcp.auth == "sasl":
                 _write_sasl(self.tcp)
