@@ -8,7 +8,6 @@ in their signal handlers notice nothing of this.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -53,6 +52,8 @@ def resume() -> None:
 
 def _in_main_thread() -> bool:
     """Signals are handled in the main thread only."""
+    import threading  # most commands end without
+
     return threading.current_thread() is threading.main_thread()
 
 

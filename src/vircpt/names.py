@@ -10,12 +10,12 @@ from vircpt.errors import InvalidInput
 # libvirt keeps a checkpoint as NAME.xml: 255 bytes less the ending, and some to spare.
 MAX_LENGTH = 240
 # libvirt's schema (domaincheckpoint.rng), but for a leading dash, which looks like an option
-_GOOD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+_GOOD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
 
 
 def is_good(name: str) -> bool:
     """True if a checkpoint may be given this name."""
-    return len(name) <= MAX_LENGTH and _GOOD.match(name) is not None
+    return len(name) <= MAX_LENGTH and re.match(_GOOD, name) is not None
 
 
 def check(name: str) -> str:

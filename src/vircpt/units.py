@@ -8,7 +8,7 @@ from vircpt.errors import InvalidInput
 
 _SIZE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+\Z")
+_DURATION = r"(?:\d+(?:\.\d+)?[smhdw])+\Z"
 
 
 def format_size(size: int) -> str:
@@ -46,7 +46,7 @@ def parse_duration(text: str) -> float:
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):
         seconds = float(text)
-    elif _DURATION.match(text):
+    elif re.match(_DURATION, text):
         seconds = sum(
             float(number) * _SECONDS[unit]
             for number, unit in re.findall(r"([\d.]+)([smhdw])", text)

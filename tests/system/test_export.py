@@ -10,6 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import libvirt
+import pytest
+
 from lab.fixtures import BlankFactory, Cli
 from lab.state import EXPORTS, begin_foreign_job, checkpoints, has_job, leftovers
 from lab.vms import MIB, Disk, Vm
@@ -137,6 +140,25 @@ def test_a_disk_that_the_checkpoint_does_not_cover_comes_in_full(
     assert found["vdb"]["why_full"] == "checkpoint foo does not cover it"
     assert read(found["vdb"]["uri"], 0, 4) == b"\xaa" * 4
     release(cli, vm)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_disk_that_has_grown_since_comes_in_full(
+    blank: BlankFactory, cli: Cli, running: bool
+) -> None:
+    """QEMU's bitmap says that the new part is clean."""
+    vm = blank(disks=(Disk("vda"), Disk("vdb")))
+    assert cli("-d", vm.name, "create", "--name", "foo").returncode == 0
+    vm.domain.blockResize("vda", 96 * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    vm.write("vda", 80 * MIB, CLUSTER)
+    if not running:
+        vm.destroy()
+    found = {one["target"]: one for one in export(cli, vm, "--name", "foo")["disks"]}
+    assert found["vda"]["bitmap"] is None
+    assert "its size has changed from 67108864 to 100663296 bytes" in found["vda"]["why_full"]
+    assert found["vdb"]["bitmap"] == "backup-vdb"
+    assert read(found["vda"]["uri"], 80 * MIB, 4) == b"\xaa" * 4
+    assert cli("-d", vm.name, "release").returncode == 0
 
 
 def test_create_makes_a_checkpoint_in_the_same_instant(blank: BlankFactory, cli: Cli) -> None:

@@ -13,11 +13,10 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from vircpt import knowledge, trace
 from vircpt.blocks.images import missing_tool
@@ -49,45 +48,65 @@ class Endpoint:
     tls_dir: str | None = None
 
 
-def start(control: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
+def start(mark: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
     """Start the daemon; return its pid once it serves. It outlives this process.
 
-    `control` will be its control socket, in a directory that is private; its log goes
-    beside it. Raises Busy if the domain was started meanwhile, BrokenChain if a bitmap
-    can't be used.
+    `mark` is a path in a private directory: the daemon writes its pid there, and is known by
+    that path in its command line; its log goes beside it. Raises Busy if the domain was
+    started meanwhile, BrokenChain if a bitmap can't be used.
     """
-    trace.tell(f"run: {' '.join(_command(control, images))}")
-    log = control.with_name("daemon.log")
+    log = mark.with_suffix(".log")
+    # A pair of connected sockets: a daemon that starts while somebody connects to a listening
+    # one of its own may wait in accept() for ever (QEMU 7.2, one start in a hundred).
+    ours, theirs = socket.socketpair()
+    ours.settimeout(_START_LIMIT)
+    command = _command(mark, theirs.fileno(), images)
+    trace.tell(f"run: {' '.join(command)}")
     try:
         # the directory is QEMU's: what is there under this name may lead elsewhere
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as output:
+        handle = os.open(log, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w+b") as output, theirs, ours:
             process = subprocess.Popen(
-                _command(control, images),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 cwd="/",
             )
+            theirs.close()
+            _set_up(process, ours, output, endpoint, images)
     except FileNotFoundError as error:
         raise missing_tool("qemu-storage-daemon") from error
+    let_go(process)
+    return process.pid
+
+
+def _set_up(
+    process: subprocess.Popen[bytes],
+    connection: socket.socket,
+    output: BinaryIO,
+    endpoint: Endpoint,
+    images: Sequence[Served],
+) -> None:
     try:
-        with _Monitor(_connect(control, process, log)) as monitor:
+        with _Monitor(connection) as monitor:
             for image in images:
                 _add_bitmap(monitor, image)
             _listen(monitor, endpoint)
             for image in images:
                 _export(monitor, image)
-    except BaseException:
+    except BaseException as error:
         process.kill()
         process.wait()
+        if isinstance(error, _Silence):
+            output.seek(0)
+            raise _failed(output.read().decode(errors="replace").strip()) from error
         raise
-    let_go(process)
-    return process.pid
 
 
-def _command(control: Path, images: Sequence[Served]) -> list[str]:
+def _command(mark: Path, handle: int, images: Sequence[Served]) -> list[str]:
     command = ["qemu-storage-daemon"]
     for image in images:
         driver = "host_device" if image.is_block_device else "file"
@@ -96,28 +115,17 @@ def _command(control: Path, images: Sequence[Served]) -> list[str]:
         node = {"driver": image.format, "node-name": image.name, "file": f"file-{image.name}",
                 "read-only": True}  # fmt: skip
         command += ["--blockdev", json.dumps(protocol), "--blockdev", json.dumps(node)]
-    return [*command, *control_option(control), "--monitor", "chardev=qmp"]
+    command += ["--chardev", f"socket,id=qmp,fd={handle}", "--monitor", "chardev=qmp"]
+    return [*command, *marked(mark)]
 
 
-def control_option(control: Path) -> tuple[str, str]:
-    """The words of the daemon's command line that name its control socket: it is known by them."""
-    path = str(control).replace(",", ",,")
-    return "--chardev", f"socket,id=qmp,path={path},server=on,wait=off"
+def marked(mark: Path) -> tuple[str, str]:
+    """The words of the daemon's command line by which it is known."""
+    return "--pidfile", str(mark)
 
 
-def _connect(control: Path, process: subprocess.Popen[bytes], log: Path) -> socket.socket:
-    deadline = time.monotonic() + _START_LIMIT
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(str(control))
-            connection.settimeout(_START_LIMIT)
-            return connection
-        except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise _failed(log.read_text(errors="replace").strip())
-        time.sleep(0.01)
+class _Silence(Exception):
+    """The daemon ended or hangs; what it has to say stands in its log."""
 
 
 def _failed(message: str) -> VircptError:
@@ -175,27 +183,36 @@ class _Monitor:
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
         self._file = connection.makefile("rw", encoding="utf-8")
 
     def __enter__(self) -> _Monitor:
-        self._file.readline()  # the greeting
+        self._read()  # the greeting
         self.call("qmp_capabilities")
         return self
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        self._connection.close()
 
     def call(self, command: str, **arguments: Any) -> None:
         """Run one command; raises VircptError with QEMU's own words as the reason."""
-        self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self._file.flush()
-        for line in self._file:
-            answer = json.loads(line)
+        try:
+            self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _Silence(str(error)) from error
+        while True:
+            answer = self._read()
             if "error" in answer:
                 raise _failed(answer["error"]["desc"])
             if "return" in answer:
                 return
-        raise _failed("the storage daemon ended")
+
+    def _read(self) -> Any:
+        try:
+            line = self._file.readline()
+        except OSError as error:
+            raise _Silence(str(error)) from error
+        if not line:
+            raise _Silence("it has ended")
+        return json.loads(line)

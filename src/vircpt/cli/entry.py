@@ -17,9 +17,13 @@ def run() -> NoReturn:
     """
     gc.set_threshold(50_000)  # importing makes no garbage, and looking for it takes 4 ms
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules are imported
-    from vircpt.cli.main import main
+    from vircpt.cli import quick
 
-    code = main(sys.argv[1:])
+    code = quick.run(sys.argv[1:])
+    if code is None:
+        from vircpt.cli.main import main
+
+        code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
         sys.stderr.flush()

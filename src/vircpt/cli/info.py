@@ -6,7 +6,7 @@ import click
 
 from vircpt.cli import complete, output
 from vircpt.cli.base import Command
-from vircpt.cli.list import describe
+from vircpt.cli.listing import describe
 from vircpt.cli.session import Session
 
 

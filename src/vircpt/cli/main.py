@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vircpt import __version__, errors
-from vircpt.cli import signals
+from vircpt.cli import outcome
 from vircpt.cli.base import LazyGroup, shared_options
 from vircpt.cli.session import Session
 
@@ -114,16 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     session.json = "--json" in arguments  # errors of usage come before options are read
     if not session.json and {"-v", "--verbose", "-vv"} & set(arguments):
         _tell_steps()
-    try:
-        signals.catch()
-        try:
-            return _run(arguments, session)
-        finally:
-            session.close()
-    except errors.Interrupted as interrupted:
-        return _tell_interrupted(interrupted, session)
-    finally:
-        signals.ignore()
+    return outcome.of(session, lambda: _run(arguments, session))
 
 
 def _run(arguments: Sequence[str], session: Session) -> int:
@@ -133,55 +124,13 @@ def _run(arguments: Sequence[str], session: Session) -> int:
         # not click's main(): that ends the process at a broken pipe, without our exit code
         with cli.make_context("vircpt", list(arguments), obj=session) as context:
             code = cli.invoke(context)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except errors.VircptError as error:
-        return _tell(error, session)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.Abort:
         return 128 + signal.SIGINT
     except click.ClickException as error:
         return _tell_usage(error, session)
-    except BrokenPipeError:
-        # who read our output has gone: what is left in the buffer must not raise again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        return _tell(errors.VircptError("cannot write the output", why=str(error)), session)
-
-
-def _tell_interrupted(interrupted: errors.Interrupted, session: Session) -> int:
-    if session.json:
-        _tell(errors.VircptError(f"ended by {interrupted}"), session, interrupted.exit_code)
-    else:
-        print(f"vircpt: ended by {interrupted}", file=sys.stderr)
-    return interrupted.exit_code
-
-
-def _tell(error: errors.VircptError, session: Session, exit_code: int | None = None) -> int:
-    from vircpt.cli import output
-
-    if session.json:
-        import json
-
-        content = {
-            "schema": "vircpt/error/1",
-            "error": type(error).__name__,
-            "exit_code": exit_code or error.exit_code,
-            "what": error.what,
-            "why": error.why,
-            "hint": error.hint,
-            "domain": error.domain,
-            "disk": error.disk,
-            "checkpoint": error.checkpoint,
-        }
-        print(json.dumps(content), file=sys.stderr)
-    else:
-        lines = error.describe().splitlines()
-        print("\n".join(output.safe(line) for line in [f"error: {lines[0]}", *lines[1:]]),
-              file=sys.stderr)  # fmt: skip
-    return error.exit_code
 
 
 def _tell_usage(error: click.ClickException, session: Session) -> int:
@@ -191,7 +140,7 @@ def _tell_usage(error: click.ClickException, session: Session) -> int:
         return error.exit_code
     if session.json:
         told = errors.InvalidInput(text)
-        return _tell(told, session)
+        return outcome.tell(told, session)
     print(f"error: {text}", file=sys.stderr)
     context = getattr(error, "ctx", None)
     if context is not None:

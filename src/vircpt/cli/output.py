@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,11 @@ def safe(text: object) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, enums and paths as what JSON knows."""
+    """Dataclasses, named tuples, enums and paths as what JSON knows."""
+    from dataclasses import fields, is_dataclass
+
+    if hasattr(value, "_asdict"):
+        return {key: plain(one) for key, one in value._asdict().items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Enum):

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
     from vircpt.api import Domain, Host
 
@@ -43,6 +41,8 @@ class Session:
         """The domain's name; a usage error if none is given."""
         name = self.given_domain
         if name is None:
+            import click
+
             raise click.UsageError("no domain is named: use -d DOMAIN, or set VIRCPT_DOMAIN")
         return name
 
@@ -62,6 +62,8 @@ def _prompt() -> Callable[[str, bool], str] | None:
         return None
 
     def ask(question: str, visible: bool) -> str:
+        import click
+
         return str(click.prompt(question.rstrip(" :"), hide_input=not visible, err=True))
 
     return ask

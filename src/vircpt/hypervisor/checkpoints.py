@@ -1,14 +1,15 @@
 """Checkpoints in libvirt: their XML, and the calls that make, read and delete them.
 
-A checkpoint that vircpt made says so in its description, whose last line is `[vircpt]`:
-the mark travels with the checkpoint through redefinition, migration and other tools, and
-people see it in `virsh checkpoint-dumpxml`.
+A checkpoint that vircpt made says so in its description, whose last line is a mark such as
+`[vircpt vda=10737418240]`, with the size of each disk in bytes: of a disk that has grown since,
+the bitmap says that the new part is clean. The mark travels with the checkpoint through
+redefinition, migration and other tools, and people see it in `virsh checkpoint-dumpxml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import libvirt
 
@@ -18,20 +19,20 @@ from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.hypervisor.translate import code, translated
 from vircpt.names import check_lookup
 
-MARK = "[vircpt]"
 
+class CheckpointDisk(NamedTuple):
+    """A disk that a checkpoint covers, in bytes, None for what is not known.
 
-@dataclass(frozen=True)
-class CheckpointDisk:
-    """A disk that a checkpoint covers. `size` is the bytes written since, None if not known."""
+    `size` is what was written since, `capacity` the size of the disk when it was made.
+    """
 
     target: str
     bitmap: str
     size: int | None = None
+    capacity: int | None = None
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A checkpoint as libvirt describes it; `created` in seconds since 1970."""
 
     name: str
@@ -45,15 +46,19 @@ class Checkpoint:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
-def build_xml(name: str, description: str, include: Iterable[str], exclude: Iterable[str]) -> str:
+def build_xml(
+    name: str, description: str, include: Mapping[str, int], exclude: Iterable[str]
+) -> str:
     """The definition of a checkpoint that covers the disks `include` and not `exclude`.
 
-    Each disk of the domain must stand in one of both: libvirt leaves a disk that isn't
-    named to a default of its own.
+    `include` gives the size in bytes of each disk. Each disk of the domain must stand in one
+    of both: libvirt leaves a disk that isn't named to a default of its own.
     """
+    sizes = "".join(f" {target}={size}" for target, size in include.items())
+    mark = f"[vircpt{sizes}]"
     root = xml.new("domaincheckpoint")
     xml.add(root, "name", name)
-    xml.add(root, "description", f"{description}\n{MARK}" if description else MARK)
+    xml.add(root, "description", f"{description}\n{mark}" if description else mark)
     disks = xml.add(root, "disks")
     for target in include:
         xml.add(disks, "disk", name=target, checkpoint="bitmap", bitmap=name)
@@ -66,24 +71,39 @@ def parse_xml(text: str) -> Checkpoint:
     """The facts in a checkpoint's XML."""
     root = xml.parse(text)
     description = root.findtext("description") or ""
-    ours = description == MARK or description.endswith(f"\n{MARK}")
-    size = "size"
+    text_before, sizes = _split_mark(description)
     return Checkpoint(
         name=root.findtext("name") or "",
-        description=description.removesuffix(MARK).removesuffix("\n") if ours else description,
-        ours=ours,
+        description=text_before,
+        ours=sizes is not None,
         parent=root.findtext("parent/name"),
         created=int(root.findtext("creationTime") or 0),
         disks=tuple(
             CheckpointDisk(
                 target=element.get("name") or "",
                 bitmap=element.get("bitmap") or "",
-                size=int(element.get(size, "")) if element.get(size) else None,
+                size=_number(element.get("size")),
+                capacity=(sizes or {}).get(element.get("name") or ""),
             )
             for element in root.findall("disks/disk")
             if element.get("checkpoint") == "bitmap"
         ),
     )
+
+
+def _split_mark(description: str) -> tuple[str, dict[str, int] | None]:
+    """The description before our mark, and the sizes in the mark; None if there is no mark."""
+    before, _, last = description.rpartition("\n")
+    words = last[1:-1].split(" ")
+    pairs = [one.partition("=") for one in words[1:]]
+    numbers = all(target and size.isascii() and size.isdigit() for target, _, size in pairs)
+    if last[:1] + last[-1:] != "[]" or words[0] != "vircpt" or not numbers:
+        return description, None
+    return before, {target: int(size) for target, _, size in pairs}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
 
 
 def list_all(domain: LibvirtDomain, *, sizes: bool = False) -> list[Checkpoint]:

@@ -6,10 +6,8 @@ The only libvirt object that other rooms hold is a `Connection`, and they treat 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import libvirt
 
@@ -23,8 +21,7 @@ Prompt = Callable[[str, bool], str]
 _DAC_LABEL = "dac"
 
 
-@dataclass(frozen=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Who to be, where libvirt asks. What libvirt's auth.conf says goes first."""
 
     user: str | None = None
@@ -32,8 +29,7 @@ class Credentials:
     prompt: Prompt | None = None
 
 
-@dataclass(frozen=True)
-class Versions:
+class Versions(NamedTuple):
     """Versions as x.y.z; `hypervisor` is QEMU's, as libvirt reports it."""
 
     libvirt: str
@@ -41,8 +37,7 @@ class Versions:
     hypervisor: str
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """A numeric user and group."""
 
     uid: int
@@ -141,7 +136,7 @@ def _be_silent(_context: object, _error: object) -> None:
     """libvirt's handler of errors, which it also raises."""
 
 
-_loop: threading.Thread | None = None
+_loop_runs = False
 
 
 def _start_event_loop() -> None:
@@ -149,17 +144,19 @@ def _start_event_loop() -> None:
 
     It must be registered before the first connection (virEventRegisterDefaultImpl).
     """
-    global _loop
-    if _loop is not None:
+    global _loop_runs
+    if _loop_runs:
         return
+    import threading
+
     libvirt.virEventRegisterDefaultImpl()
 
     def run() -> None:
         while True:
             libvirt.virEventRunDefaultImpl()
 
-    _loop = threading.Thread(target=run, name="libvirt-events", daemon=True)
-    _loop.start()
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+    _loop_runs = True
 
 
 def _auth(credentials: Credentials) -> list[Any]:

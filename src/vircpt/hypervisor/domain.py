@@ -6,7 +6,7 @@ opaque but for `facts()`, which reads the XML anew at each call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libvirt
 
@@ -27,8 +27,7 @@ _STATES = {
 _AGENT_PORT = "org.qemu.guest_agent.0"
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(NamedTuple):
     """A disk of a domain, as its XML describes it.
 
     `device` is disk, cdrom, floppy or lun; `source` the path of the image or block device,
@@ -66,8 +65,7 @@ class Disk:
         return "read-only" if self.read_only else None
 
 
-@dataclass(frozen=True)
-class DomainFacts:
+class DomainFacts(NamedTuple):
     """A domain as it is at one moment. `qemu_owner` is known only while it runs."""
 
     name: str
@@ -105,6 +103,11 @@ class LibvirtDomain:
     def is_active(self) -> bool:
         with translated("cannot ask whether the domain runs", domain=self.name):
             return bool(self.raw.isActive())
+
+    def capacity(self, target: str) -> int:
+        """The size of a disk in bytes, as the guest sees it."""
+        with translated("cannot ask for the size of the disk", domain=self.name, disk=target):
+            return int(self.raw.blockInfo(target)[0])
 
     def facts(self) -> DomainFacts:
         """Its state and disks, now."""

@@ -125,7 +125,10 @@ def draft(
     ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
     drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
     definition = checkpoints.build_xml(
-        name, options.description, selection.targets, selection.left_out
+        name,
+        options.description,
+        {target: domain.capacity(target) for target in selection.targets},
+        selection.left_out,
     )
     planned = CheckpointPlan(
         domain=domain.name,

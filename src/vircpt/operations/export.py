@@ -173,7 +173,7 @@ def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> 
     return ExportPlan(
         domain=domain.name,
         offline=not facts.is_active,
-        disks=tuple(_plan_disk(disk, base, facts) for disk in selection.disks),
+        disks=tuple(_plan_disk(domain, disk, base, facts) for disk in selection.disks),
         skipped=selection.skipped,
         since=options.since,
         create=options.create,
@@ -181,7 +181,9 @@ def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> 
     )
 
 
-def _plan_disk(disk: Disk, base: Checkpoint | None, facts: DomainFacts) -> PlannedDisk:
+def _plan_disk(
+    domain: LibvirtDomain, disk: Disk, base: Checkpoint | None, facts: DomainFacts
+) -> PlannedDisk:
     if base is None:
         return PlannedDisk(disk.target, None)
     if disk.no_checkpoint:
@@ -189,6 +191,10 @@ def _plan_disk(disk: Disk, base: Checkpoint | None, facts: DomainFacts) -> Plann
     covered = base.disk(disk.target)
     if covered is None:
         return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
+    size = domain.capacity(disk.target)
+    if covered.capacity is not None and covered.capacity != size:
+        change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
+        return PlannedDisk(disk.target, None, f"{change}: the bitmap can't be trusted")
     if facts.is_active and covered.size is None:
         raise BrokenChain(
             f"the bitmap of checkpoint {base.name} on disk {disk.target} is missing or broken",

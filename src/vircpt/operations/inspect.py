@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vircpt.errors import VircptError
 from vircpt.hypervisor import checkpoints
@@ -30,8 +29,7 @@ class Health(enum.Enum):
     """it can't be looked at: a remote or unreadable image of a shut-off domain"""
 
 
-@dataclass(frozen=True)
-class DiskStatus:
+class DiskStatus(NamedTuple):
     """A disk of a checkpoint; `changed` is the bytes written since, None if not known."""
 
     target: str
@@ -40,8 +38,7 @@ class DiskStatus:
     health: Health
 
 
-@dataclass(frozen=True)
-class CheckpointStatus:
+class CheckpointStatus(NamedTuple):
     """A checkpoint and how it fares; `created` in seconds since 1970."""
 
     domain: str

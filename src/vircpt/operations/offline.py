@@ -25,7 +25,7 @@ def serve(directory: ExportDirectory, facts: DomainFacts) -> None:
         port=record.port,
         tls_dir=record.tls_dir,
     )
-    storage_daemon.start(directory.control, endpoint, served)
+    storage_daemon.start(directory.server_mark, endpoint, served)
     _hand_over(directory)
 
 

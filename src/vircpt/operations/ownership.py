@@ -38,7 +38,7 @@ def is_served(directory: ExportDirectory) -> bool:
     """True if a storage daemon of ours serves the export of a shut-off domain."""
     from vircpt.blocks import storage_daemon
 
-    return bool(processes.find(*storage_daemon.control_option(directory.control)))
+    return bool(processes.find(*storage_daemon.marked(directory.server_mark)))
 
 
 def is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
@@ -53,4 +53,4 @@ def stop_processes(directory: ExportDirectory) -> None:
     from vircpt.blocks import storage_daemon
 
     processes.end(WATCHER, directory.record.id)
-    processes.end(*storage_daemon.control_option(directory.control))
+    processes.end(*storage_daemon.marked(directory.server_mark))

@@ -94,9 +94,9 @@ class ExportDirectory:
         return self.path / "io" / "nbd.sock"
 
     @property
-    def control(self) -> Path:
-        """The control socket of the storage daemon that serves a shut-off domain."""
-        return self.path / "io" / "qmp.sock"
+    def server_mark(self) -> Path:
+        """The pid file, by which the storage daemon of a shut-off domain's export is known."""
+        return self.path / "io" / "server.pid"
 
     @property
     def scratch(self) -> Path:

@@ -45,7 +45,9 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = directory / "disk.img"
     path.write_bytes(b"\x5a" * MIB + b"\0" * 3 * MIB)
     endpoint = Endpoint(socket=directory / "nbd.sock")
-    pid = storage_daemon.start(directory / "qmp.sock", endpoint, [Served("vda", str(path), "raw")])
+    pid = storage_daemon.start(
+        directory / "server.pid", endpoint, [Served("vda", str(path), "raw")]
+    )
     yield nbd.unix_uri("vda", str(endpoint.socket))
     os.kill(pid, signal.SIGTERM)
     os.waitpid(pid, 0)

@@ -58,7 +58,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         directory = tmp_path / f"io{len(running)}"
         directory.mkdir(mode=0o700)
         endpoint = Endpoint(socket=directory / "nbd.sock")
-        running.append(storage_daemon.start(directory / "qmp.sock", endpoint, served))
+        running.append(storage_daemon.start(directory / "server.pid", endpoint, served))
         return nbd.unix_uri(served[0].name, str(endpoint.socket))
 
     yield start
@@ -228,7 +228,7 @@ def test_it_listens_on_an_address_and_port(image: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     pid = storage_daemon.start(
-        tmp_path / "qmp.sock",
+        tmp_path / "server.pid",
         Endpoint(address="127.0.0.1", port=port),
         [Served("vda", str(image), "qcow2")],
     )
@@ -244,17 +244,17 @@ def test_a_port_that_is_taken_is_busy(image: Path, tmp_path: Path) -> None:
         endpoint = Endpoint(address="127.0.0.1", port=server.getsockname()[1])
         with pytest.raises(Busy, match="Address already in use"):
             storage_daemon.start(
-                tmp_path / "qmp.sock", endpoint, [Served("vda", str(image), "qcow2")]
+                tmp_path / "server.pid", endpoint, [Served("vda", str(image), "qcow2")]
             )
 
 
-def test_the_daemon_is_known_by_its_control_socket(image: Path, tmp_path: Path) -> None:
+def test_the_daemon_is_known_by_its_pid_file(image: Path, tmp_path: Path) -> None:
     pid = storage_daemon.start(
-        tmp_path / "qmp.sock",
+        tmp_path / "server.pid",
         Endpoint(socket=tmp_path / "nbd.sock"),
         [Served("vda", str(image), "qcow2")],
     )
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    assert f"socket,id=qmp,path={tmp_path}/qmp.sock,server=on,wait=off".encode() in command
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert f"--pidfile\0{tmp_path}/server.pid".encode() in command
     end(pid)
     qemu_io(image, "write 0 64k")  # with the daemon its locks have gone

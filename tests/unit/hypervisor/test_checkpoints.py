@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vircpt.hypervisor import xml
-from vircpt.hypervisor.checkpoints import MARK, Checkpoint, CheckpointDisk, build_xml, parse_xml
+from vircpt.hypervisor.checkpoints import Checkpoint, CheckpointDisk, build_xml, parse_xml
 
 XML_TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff")
     | st.sampled_from("<>&'\"[]")
 )
 TARGETS = st.lists(XML_TEXT, max_size=4)
+SIZES = st.dictionaries(st.from_regex(r"[a-z0-9]+", fullmatch=True), st.integers(0), max_size=4)
 
 FROM_LIBVIRT = """
 <domaincheckpoint>
   <name>friday</name>
   <description>before the upgrade
-[vircpt]</description>
+[vircpt vda=1048576]</description>
   <parent>
     <name>thursday</name>
   </parent>
@@ -47,7 +48,10 @@ def test_what_libvirt_writes_is_understood() -> None:
         ours=True,
         parent="thursday",
         created=1764000000,
-        disks=(CheckpointDisk("vda", "friday", 196608), CheckpointDisk("vdb", "other", None)),
+        disks=(
+            CheckpointDisk("vda", "friday", 196608, 1048576),
+            CheckpointDisk("vdb", "other", None),
+        ),
     )
 
 
@@ -71,7 +75,20 @@ def test_little_is_enough() -> None:
     )
 
 
-@pytest.mark.parametrize("description", ["", "weekly", "by [vircpt] and others", "[vircpt]\nx"])
+@pytest.mark.parametrize(
+    "description",
+    [
+        "",
+        "weekly",
+        "by [vircpt] and others",
+        "[vircpt]\nx",
+        "not by [vircpt]",
+        "[vircpt x]",
+        "[vircpt vda=1x]",
+        "[virtual]",
+        "[]",
+    ],
+)
 def test_other_programs_checkpoints_are_not_ours(description: str) -> None:
     text = f"<domaincheckpoint><description>{description}</description></domaincheckpoint>"
     checkpoint = parse_xml(text)
@@ -80,10 +97,10 @@ def test_other_programs_checkpoints_are_not_ours(description: str) -> None:
 
 
 def test_a_definition_reads_well() -> None:
-    assert build_xml("friday", "before the upgrade", ["vda"], ["vdb"]) == (
+    assert build_xml("friday", "before the upgrade", {"vda": 4096}, ["vdb"]) == (
         "<domaincheckpoint>\n"
         "  <name>friday</name>\n"
-        "  <description>before the upgrade\n[vircpt]</description>\n"
+        "  <description>before the upgrade\n[vircpt vda=4096]</description>\n"
         "  <disks>\n"
         '    <disk name="vda" checkpoint="bitmap" bitmap="friday" />\n'
         '    <disk name="vdb" checkpoint="no" />\n'
@@ -93,24 +110,26 @@ def test_a_definition_reads_well() -> None:
 
 
 def test_without_a_description_the_mark_stands_alone() -> None:
-    assert xml.parse(build_xml("x", "", [], [])).findtext("description") == MARK
+    assert xml.parse(build_xml("x", "", {}, [])).findtext("description") == "[vircpt]"
 
 
-@given(XML_TEXT, XML_TEXT, TARGETS, TARGETS)
+@given(XML_TEXT, XML_TEXT, SIZES, TARGETS)
 def test_what_is_built_is_read_again(
-    name: str, description: str, include: list[str], exclude: list[str]
+    name: str, description: str, include: dict[str, int], exclude: list[str]
 ) -> None:
     checkpoint = parse_xml(build_xml(name, description, include, exclude))
     assert checkpoint.name == name
     assert checkpoint.ours
     assert checkpoint.description == description
     assert checkpoint.parent is None
-    assert checkpoint.disks == tuple(CheckpointDisk(target, name) for target in include)
+    assert checkpoint.disks == tuple(
+        CheckpointDisk(target, name, None, size) for target, size in include.items()
+    )
 
 
-@given(XML_TEXT, XML_TEXT, TARGETS, TARGETS)
+@given(XML_TEXT, XML_TEXT, SIZES, TARGETS)
 def test_nothing_is_injected(
-    name: str, description: str, include: list[str], exclude: list[str]
+    name: str, description: str, include: dict[str, int], exclude: list[str]
 ) -> None:
     root = xml.parse(build_xml(name, description, include, exclude))
     disks = ["disk"] * (len(include) + len(exclude))
@@ -136,11 +155,11 @@ def test_nothing_is_injected(
     ],
 )
 def test_xml_in_names_stays_text(text: str) -> None:
-    checkpoint = parse_xml(build_xml(text, text, [text], []))
+    checkpoint = parse_xml(build_xml(text, text, {}, [text]))
     assert (checkpoint.name, checkpoint.description) == (text, text)
     assert checkpoint.disks == (CheckpointDisk(text, text),)
 
 
 def test_a_description_may_have_lines_and_tabs() -> None:
     description = "one\n\ttwo\n\nthree"
-    assert parse_xml(build_xml("x", description, [], [])).description == description
+    assert parse_xml(build_xml("x", description, {}, [])).description == description
