@@ -63,7 +63,8 @@ RIDDLES: tuple[Riddle, ...] = (
     ),
     Riddle(
         "job-active",
-        r"there is already another job running|another (async )?job|active (backup|block) job"
+        r"backup job data missing"
+        r"|there is already another job running|another (async )?job|active (backup|block) job"
         r"|domain has active block job|backup .*already (running|in progress)",
         errors.Busy,
         "the domain is busy with another job",
@@ -102,6 +103,20 @@ RIDDLES: tuple[Riddle, ...] = (
         "see vircpt exports; release the export, or shut the other domain down",
     ),
     Riddle(
+        "not-allowed",
+        r"Failed to connect socket to .*Permission denied",
+        errors.HostUnreachable,
+        "this user may not connect to libvirt there",
+        "run as root (sudo), or as a member of the group libvirt",
+    ),
+    Riddle(
+        "no-home",
+        r"Cannot create user (runtime|config|cache) directory",
+        errors.HostUnreachable,
+        "libvirt has no place for a session of this user, who is not root",
+        "for the system's domains run as root (sudo), or give -c qemu:///system",
+    ),
+    Riddle(
         "socket-permission",
         r"Failed to bind socket.*Permission denied",
         errors.NotSupported,
@@ -138,7 +153,8 @@ RIDDLES: tuple[Riddle, ...] = (
         r"tls-creds|Unable to access credentials|x509|TLS .*(not configured|certificate)",
         errors.NotSupported,
         "QEMU could not load the TLS certificates that libvirt names",
-        "set backup_tls_x509_cert_dir in libvirt's qemu.conf to a directory with ca-cert.pem, "
+        "in libvirt's qemu.conf, after which its daemon must be restarted, set "
+        "backup_tls_x509_cert_dir to a directory with ca-cert.pem, "
         "server-cert.pem and server-key.pem that QEMU's user can read",
     ),
     Riddle(
@@ -171,8 +187,36 @@ RIDDLES: tuple[Riddle, ...] = (
         "delete the snapshots first: virsh snapshot-list DOMAIN",
     ),
     Riddle(
+        "name-unknown",
+        r"address resolution failed",
+        errors.InvalidInput,
+        "that name has no address",
+        "name an address of the host that QEMU runs on with --tcp",
+    ),
+    Riddle(
+        "address-foreign",
+        r"Cannot assign requested address",
+        errors.InvalidInput,
+        "that is no address of the host that QEMU runs on",
+        "name one of its own with --tcp",
+    ),
+    Riddle(
+        "parent-missing",
+        r"parent \S+ for moment \S+ not found",
+        errors.NotFound,
+        "its parent is not there",
+        "redefine the parent first",
+    ),
+    Riddle(
+        "other-domain",
+        r"must use uuid",
+        errors.InvalidInput,
+        "it is the checkpoint of another domain",
+        "redefine it on the domain that it was made of",
+    ),
+    Riddle(
         "daemon-down",
-        r"Failed to connect socket to .*(No such file|Connection refused|Permission denied)"
+        r"Failed to connect socket to .*(No such file|Connection refused)"
         r"|unable to connect to server|Connection (refused|reset)|No route to host"
         r"|unable to resolve address|Name or service not known|Temporary failure in name"
         r"|End of file while reading data|client socket is closed|Cannot (recv|write) data"

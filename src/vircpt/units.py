@@ -42,11 +42,9 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from 90, 90s, 15m, 2h, 1h30m, 7d; raises InvalidInput."""
+    """Seconds from 90s, 15m, 2h, 1h30m, 7d; raises InvalidInput, also for a bare number."""
     text = text.strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        seconds = float(text)
-    elif re.match(_DURATION, text):
+    if re.match(_DURATION, text):
         seconds = sum(
             float(number) * _SECONDS[unit]
             for number, unit in re.findall(r"([\d.]+)([smhdw])", text)

@@ -94,8 +94,6 @@ def test_a_longer_time_is_never_shown_as_shorter(one: float, other: float) -> No
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        ("90", 90),
-        ("0.5", 0.5),
         ("90s", 90),
         ("15m", 900),
         ("2h", 7200),
@@ -113,14 +111,33 @@ def test_durations_that_are_understood(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "x", "5x", "m", "-5", "-5m", "5 m", "1e3", "1:30", ".5", "5.", "inf", "nan", "5m6"],
+    [
+        "",
+        " ",
+        "x",
+        "5",
+        "90",
+        "0.5",
+        "5x",
+        "m",
+        "-5",
+        "-5m",
+        "5 m",
+        "1e3",
+        "1:30",
+        ".5",
+        "5.",
+        "inf",
+        "nan",
+        "5m6",
+    ],
 )
 def test_texts_that_are_no_duration(text: str) -> None:
     with pytest.raises(InvalidInput, match="is no duration"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize("text", ["0", "0s", "0.0", "367d", "53w", "9" * 400])
+@pytest.mark.parametrize("text", ["0s", "0.0m", "367d", "53w", "9" * 400 + "s"])
 def test_durations_out_of_range(text: str) -> None:
     with pytest.raises(InvalidInput, match="out of range"):
         parse_duration(text)

@@ -97,7 +97,7 @@ class Export:
         from vircpt.operations import details
 
         why = {one.target: one.why_full for one in self.start.plan.disks} if self.start else {}
-        return tuple(details.describe(disk, why) for disk in self.disks)
+        return tuple(details.describe(disk, why, index) for index, disk in enumerate(self.disks))
 
     def release_command(self) -> str:
         """The command line that releases it, ready to paste."""
@@ -114,11 +114,12 @@ class Export:
         socket = str(self.socket) if self.socket else None
         return run.run(command, run.environment(self.id, socket, self.disks))
 
-    def withdraw(self) -> None:
-        """Undo it as if it had never been started, with the checkpoint that it made."""
+    def withdraw(self, error: BaseException) -> None:
+        """Undo it as if it had never been started, because of `error`, with its checkpoint."""
         from vircpt.operations import export
 
-        export.withdraw(self._domain, self._directory)
+        assert self.start
+        export.withdraw(self._domain, self.start, error)
 
     def release(self, *, force: bool = False) -> ReleasedExport:
         """End the export and remove all that it had; raises Busy if it is attached."""

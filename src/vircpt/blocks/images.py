@@ -10,14 +10,17 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vircpt import trace
-from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.errors import InvalidInput, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
 
 Progress = Callable[[float], None]
 """Told the part that is done, from 0 to 1."""
 
+_UMASK = 0o077
+"""What comes out of a VM's disk is for nobody else to read."""
 _PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-storage-daemon": "qemu-system-common",
@@ -25,15 +28,21 @@ _PACKAGES = {
 }
 FORMATS = ("qcow2", "raw")
 _PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)")
+_PERCENT_LINE = re.compile(rb"\s*\([\d.]+/100%\)\s*")
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
 class StoredBitmap:
-    """A bitmap in a qcow2 file. `in_use`: it was not closed properly and can't be trusted."""
+    """A bitmap in a qcow2 file. `in_use`: it was not closed properly and can't be trusted.
+
+    `enabled`: it notes what is written; otherwise it knows only of some time in the past.
+    """
 
     name: str
     granularity: int
     in_use: bool
+    enabled: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,22 +58,48 @@ class ImageInfo:
 
 def info(path: str, image_format: str) -> ImageInfo:
     """Read an image's header; also while QEMU has it open (its bitmaps are then out of date)."""
-    text = _run(
-        ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path],
-        f"cannot read the image {path}",
-    )
-    data = json.loads(text)
+    return _parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
+
+
+def chain(path: str, image_format: str) -> list[ImageInfo]:
+    """The image and those below it, from the top."""
+    command = _info(path, image_format)
+    command.insert(2, "--backing-chain")
+    found = json.loads(_run(command, f"cannot read the images below {path}"))
+    return [_parse_info(one) for one in found]
+
+
+def _info(path: str, image_format: str) -> list[str]:
+    return ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path]
+
+
+def _parse_info(data: dict[str, Any]) -> ImageInfo:
     details = data.get("format-specific", {}).get("data", {})
     return ImageInfo(
-        path=path,
+        path=data["filename"],
         format=data["format"],
         size=data["virtual-size"],
         compat=details.get("compat"),
         bitmaps=tuple(
-            StoredBitmap(one["name"], one["granularity"], "in-use" in one["flags"])
+            StoredBitmap(
+                one["name"],
+                one["granularity"],
+                in_use="in-use" in one["flags"],
+                enabled="auto" in one["flags"],
+            )
             for one in details.get("bitmaps", ())
         ),
     )
+
+
+def qcow2_version(path: str) -> int | None:
+    """The version in a qcow2 header, None if it is none or can't be read."""
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(8)
+    except OSError:
+        return None
+    return int.from_bytes(header[4:], "big") if header[:4] == b"QFI\xfb" else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +166,7 @@ class _Placed:
     def __enter__(self) -> Path:
         self._refuse_existing()
         if not self._path.parent.is_dir():
-            raise NotFound(f"no directory {self._path.parent}", hint="make it first")
+            raise InvalidInput(f"{self._path.parent} is no directory", hint="make it first")
         return self._temporary
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -142,10 +177,20 @@ class _Placed:
                     os.link(self._temporary, self._path)
             except FileExistsError:
                 self._refuse_existing()
-            except OSError as error:
-                raise VircptError(f"cannot make {self._path}", why=str(error)) from error
+            except OSError:
+                self._rename()
             finally:
                 self._temporary.unlink(missing_ok=True)
+
+    def _rename(self) -> None:
+        """Where there are no hard links: onto a new file of our own."""
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            self._temporary.rename(self._path)
+        except FileExistsError:
+            self._refuse_existing()
+        except OSError as error:
+            raise VircptError(f"cannot make {self._path}", why=str(error)) from error
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self._path):
@@ -161,7 +206,12 @@ def _run(command: Sequence[str], what: str) -> str:
     trace.tell(f"run: {' '.join(command)}")
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            umask=_UMASK,
         )
     except FileNotFoundError as error:
         raise missing_tool(command[0]) from error
@@ -178,24 +228,40 @@ def _run_with_progress(command: Sequence[str], what: str, progress: Progress | N
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C is ours to handle
+            umask=_UMASK,
         )
     except FileNotFoundError as error:
         raise missing_tool(command[0]) from error
+    said = b""
     try:
         assert process.stdout
         while piece := os.read(process.stdout.fileno(), 4096):
+            said = (said + piece)[-4096:]
             found = _PERCENT.findall(piece)
             if found and progress:
                 progress(float(found[-1]) / 100)
-        errors = process.communicate()[1].decode(errors="replace")
+        process.wait()
     except BaseException:
-        process.send_signal(signal.SIGTERM)
-        process.communicate()
+        _end(process)
         raise
+    finally:
+        if process.stdout:
+            process.stdout.close()
     if process.returncode:
-        raise VircptError(what, why=_reason(errors) or f"status {process.returncode}")
+        text = _PERCENT_LINE.sub(b"", said).decode(errors="replace")
+        raise VircptError(what, why=_reason(text) or f"status {process.returncode}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A tool that waits for a silent server hears no SIGTERM."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def missing_tool(name: str) -> NotSupported:

@@ -5,7 +5,8 @@ This module alone imports libnbd's binding, `nbd`, which comes from the distribu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,9 @@ from vircpt.interrupts import deaf
 
 ALLOCATION = "base:allocation"
 _DIRTY = "qemu:dirty-bitmap:"
+_SLICE = 200
+"""Milliseconds."""
+_SILENCE = 60.0
 _STEP = (1 << 32) - (1 << 20)
 """Bytes asked for in one block status request; the protocol's lengths have 32 bits."""
 
@@ -88,7 +92,8 @@ class Reader:
             self._nbd.add_meta_context(context)
         trace.tell(f"nbd: connect to {uri}")
         try:
-            self._nbd.connect_uri(uri)
+            self._nbd.aio_connect_uri(uri)
+            self._wait(lambda: not self._nbd.aio_is_connecting())
             self._check_contexts()
         except self._module.Error as error:
             raise _translate(error, uri) from error
@@ -98,7 +103,8 @@ class Reader:
 
     def __exit__(self, *exc: object) -> None:
         with suppress(self._module.Error):  # the server may have gone: that was told already
-            self._nbd.shutdown()
+            self._nbd.aio_disconnect(0)
+        self._nbd = None  # closes the socket, without waiting for a server that may be stuck
 
     @property
     def size(self) -> int:
@@ -108,7 +114,10 @@ class Reader:
     def pread(self, length: int, offset: int) -> bytearray:
         """Read `length` bytes at `offset`."""
         try:
-            return bytearray(self._nbd.pread(length, offset))
+            buffer = self._module.Buffer(length)
+            cookie = self._nbd.aio_pread(buffer, offset)
+            self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
+            return bytearray(buffer.to_bytearray())
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
 
@@ -142,13 +151,28 @@ class Reader:
             return 0
 
         try:
-            self._nbd.block_status(count, offset, hear)
+            cookie = self._nbd.aio_block_status(count, offset, hear)
+            self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
         missing = [context for context in self._contexts if context not in answers]
         if missing:
             raise VircptError(f"the NBD server tells nothing of {missing[0]}", why=self.uri)
         return [answers[context] for context in self._contexts]
+
+    def _wait(self, over: Callable[[], bool]) -> None:
+        """Wait in slices, between which Python hears signals: libnbd's own calls never return
+        while a server is silent."""
+        deadline = time.monotonic() + _SILENCE
+        while not over():
+            if self._nbd.poll(_SLICE) == 1:
+                deadline = time.monotonic() + _SILENCE
+            elif time.monotonic() > deadline:
+                raise HostUnreachable(
+                    "the export does not answer",
+                    why=f"{self.uri} has been silent for {_SILENCE:g} s",
+                    hint="is the domain's storage stuck? See virsh domstate --reason",
+                )
 
     def _check_contexts(self) -> None:
         for context in self._contexts:

@@ -63,7 +63,6 @@ def start(mark: Path, endpoint: Endpoint, images: Sequence[Served]) -> int:
     command = _command(mark, theirs.fileno(), images)
     trace.tell(f"run: {' '.join(command)}")
     try:
-        # the directory is QEMU's: what is there under this name may lead elsewhere
         handle = os.open(log, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w+b") as output, theirs, ours:
             process = subprocess.Popen(

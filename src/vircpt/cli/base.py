@@ -62,7 +62,7 @@ def shared_options() -> list[click.Parameter]:
             expose_value=False,
             is_eager=True,
             callback=_louder,
-            help="Tell errors only.",
+            help="Tell errors only; what was asked for is printed all the same.",
         ),
     ]
 
@@ -124,6 +124,16 @@ class LazyGroup(_Quick, click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.homes.items()])
+
+
+def one_name(option: str | None, argument: str | None, *, needed: bool = True) -> str | None:
+    """The checkpoint that is named by --name or as an argument; both forms are understood."""
+    if option is not None and argument is not None and option != argument:
+        raise click.UsageError(f"two names are given: {option} and {argument}")
+    name = argument if option is None else option
+    if needed and name is None:
+        raise click.UsageError("no checkpoint is named: use --name NAME")
+    return name
 
 
 def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:

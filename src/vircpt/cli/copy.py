@@ -42,6 +42,6 @@ def command(
             one.copy(path, chosen, progress)
         done.append({"disk": one.target, "file": path, "format": chosen, "size": one.size()})
         if not session.json:
-            output.result(f"disk {one.target} copied to {output.safe(path)} ({chosen})")
+            output.done(session, f"disk {one.target} copied to {output.safe(path)} ({chosen})")
     if session.json:
         output.document("copy/1", copies=done)

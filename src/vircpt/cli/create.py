@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from vircpt.cli import output
-from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy
+from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy, one_name
 from vircpt.cli.session import Session
 from vircpt.errors import PartlyDone
 
 
 @click.command("create", cls=Command)
+@click.argument("name_argument", metavar="[NAME]", required=False)
 @click.option("--name", metavar="NAME", help="Its name [default: by date].")
 @click.option("--description", metavar="TEXT", default="", help="What it is for.")
 @disk_options("making the checkpoint")
@@ -27,6 +28,7 @@ from vircpt.errors import PartlyDone
 @click.pass_obj
 def command(
     session: Session,
+    name_argument: str | None,
     name: str | None,
     description: str,
     disks: tuple[str, ...],
@@ -42,6 +44,7 @@ def command(
     All disks take part at the same instant, but cdroms, floppies, passed-through and raw
     ones. The guest's file systems are frozen meanwhile if its agent answers.
     """
+    name = one_name(name, name_argument, needed=False)
     what: dict[str, Any] = {
         "description": description,
         "disks": disks,
@@ -67,12 +70,13 @@ def command(
         return code
     output.tell_skipped(session, made.skipped)
     output.tell_freeze(session, made.freeze)
-    output.result(
+    output.done(
+        session,
         f"checkpoint {output.safe(made.name)} of domain {output.safe(made.domain)} created: "
-        f"{', '.join(made.disks)}"
+        f"{', '.join(made.disks)}",
     )
     for one in made.dropped:
-        output.result(f"checkpoint {output.safe(one)} deleted")
+        output.done(session, f"checkpoint {output.safe(one)} deleted")
     for kept in made.kept:
         output.warning(session, f"checkpoint {output.safe(kept.target)} kept: {kept.why}")
     return code

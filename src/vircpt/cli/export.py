@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vircpt.cli import complete, output
-from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy
+from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy, one_name
 from vircpt.cli.session import Session
 from vircpt.errors import Interrupted
 from vircpt.interrupts import hold, resume
@@ -21,6 +22,9 @@ _CERTIFICATES = (
 
 
 @click.command("export", cls=Command)
+@click.argument(
+    "name_argument", metavar="[NAME]", required=False, shell_complete=complete.checkpoints
+)
 @click.option(
     "--name",
     metavar="NAME",
@@ -50,12 +54,13 @@ _CERTIFICATES = (
     "run_command",
     metavar="CMD",
     help="Run a shell command on it (VIRCPT_URI, VIRCPT_URI_VDA, ... are set), then release; "
-    "stdout and the exit code are the command's.",
+    "stdout and the exit code are the command's. A checkpoint made by --create stays.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be exported; change nothing.")
 @click.pass_obj
 def command(
     session: Session,
+    name_argument: str | None,
     name: str | None,
     create: str | None,
     disks: tuple[str, ...],
@@ -82,8 +87,11 @@ def command(
     from vircpt.api import parse_listen
     from vircpt.units import parse_duration
 
+    if run_command is not None and not run_command.strip():
+        raise click.UsageError("--run got no command")
     if not tcp and (tls_dir or insecure):
         raise click.UsageError("--tls-dir and --insecure go with --tcp")
+    name = one_name(name, name_argument, needed=False)
     policy = freeze_policy(no_freeze, require_freeze)
     what: dict[str, Any] = {
         "create": create,
@@ -105,7 +113,15 @@ def command(
         freeze_limit=freeze_limit,
     )
     if run_command is None:
-        _show(session, export, _details(export))
+        details = _details(export)
+        try:
+            _show(session, export, details)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise  # who reads has seen what they wanted
+        except OSError as error:
+            export.withdraw(error)
+            raise
         return 0
     with export:
         resume()
@@ -119,8 +135,8 @@ def _details(export: Export) -> tuple[DiskDetails, ...]:
         resume()
         details = export.describe()
         hold()
-    except Interrupted:
-        export.withdraw()
+    except Interrupted as error:
+        export.withdraw(error)
         raise
     return details
 
@@ -182,7 +198,7 @@ def _show(session: Session, export: Export, details: tuple[DiskDetails, ...]) ->
         session,
         "it shows the disks as they are now"
         + (f", with the blocks marked that were written since {output.safe(plan.since)}"
-           if plan.since else ""),
+           if any(one.bitmap for one in details) else ""),
     )  # fmt: skip
     if plan.create:
         output.result(f"checkpoint {output.safe(plan.create)} created in the same instant")

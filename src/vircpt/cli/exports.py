@@ -25,6 +25,8 @@ def command(session: Session) -> None:
     wanted = session.given_domain
     if wanted:
         found = [one for one in found if one.domain == wanted]
+        if not found:
+            session.domain()  # an unknown one is an error
     if session.json:
         output.document("exports/1", exports=[_describe(one) for one in found])
         return

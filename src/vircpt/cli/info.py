@@ -5,17 +5,24 @@ from __future__ import annotations
 import click
 
 from vircpt.cli import complete, output
-from vircpt.cli.base import Command
+from vircpt.cli.base import Command, one_name
 from vircpt.cli.listing import describe
 from vircpt.cli.session import Session
 
 
 @click.command("info", cls=Command)
-@click.argument("name", shell_complete=complete.checkpoints)
+@click.argument(
+    "name_argument", metavar="[NAME]", required=False, shell_complete=complete.checkpoints
+)
+@click.option(
+    "--name", metavar="NAME", shell_complete=complete.checkpoints, help="Which one, as well."
+)
 @click.pass_obj
-def command(session: Session, name: str) -> None:
+def command(session: Session, name_argument: str | None, name: str | None) -> None:
     """Show one checkpoint: its parent and children, and per disk the bytes changed since."""
-    one = session.domain().checkpoint(name)
+    chosen = one_name(name, name_argument)
+    assert chosen is not None
+    one = session.domain().checkpoint(chosen)
     if session.json:
         output.document("info/1", checkpoint=describe(one))
         return

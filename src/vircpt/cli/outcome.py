@@ -47,10 +47,12 @@ def _of(session: Session, work: Callable[[], int]) -> int:
 
 
 def _tell_interrupted(interrupted: errors.Interrupted, session: Session) -> int:
+    notes = getattr(interrupted, "__notes__", ())
     if session.json:
-        tell(errors.VircptError(f"ended by {interrupted}"), session, interrupted.exit_code)
+        why = "; ".join(notes) or None
+        tell(errors.VircptError(f"ended by {interrupted}", why=why), session, interrupted.exit_code)
     else:
-        print(f"vircpt: ended by {interrupted}", file=sys.stderr)
+        print("\n".join([f"vircpt: ended by {interrupted}", *notes]), file=sys.stderr)
     return interrupted.exit_code
 
 

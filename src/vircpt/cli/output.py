@@ -56,6 +56,12 @@ def result(text: str) -> None:
     print(text)
 
 
+def done(session: Session, text: str) -> None:
+    """Confirm that something was done, unless -q: the exit code says it too."""
+    if session.verbosity >= 0:
+        print(text)
+
+
 def message(session: Session, text: str) -> None:
     """Tell something that is no result, unless -q."""
     if session.verbosity >= 0:

@@ -24,5 +24,5 @@ def command(session: Session, destination: Path, disk: str | None) -> None:
     if session.json:
         output.document("overlay/1", disk=one.target, file=destination, backing=one.uri)
     else:
-        output.result(f"overlay {output.safe(destination)} made on disk {one.target}")
+        output.done(session, f"overlay {output.safe(destination)} made on disk {one.target}")
         output.message(session, "it can be read only while the export runs")

@@ -29,4 +29,4 @@ def command(session: Session, file: IO[str], validate: bool) -> None:
     if session.json:
         output.document("redefine/1", name=name)
     else:
-        output.result(f"checkpoint {output.safe(name)} redefined")
+        output.done(session, f"checkpoint {output.safe(name)} redefined")

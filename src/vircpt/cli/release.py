@@ -25,4 +25,4 @@ def command(session: Session, force: bool) -> None:
         return
     for one in released:
         note = "" if one.was_running else " (it had died before; what it left is removed)"
-        output.result(f"export {one.id} of domain {output.safe(one.domain)} released{note}")
+        output.done(session, f"export {one.id} of domain {output.safe(one.domain)} released{note}")

@@ -34,6 +34,10 @@ class Session:
     @property
     def given_domain(self) -> str | None:
         """The domain named by -d or VIRCPT_DOMAIN, if any."""
+        if self.domain_name == "":
+            import click
+
+            raise click.UsageError("the domain named by -d is empty")
         return self.domain_name or os.environ.get("VIRCPT_DOMAIN") or None
 
     @property

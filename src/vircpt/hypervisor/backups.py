@@ -7,7 +7,7 @@ first before it fails: ask `current` first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import libvirt
@@ -179,20 +179,27 @@ def current(domain: LibvirtDomain) -> BackupJob | None:
         raise
 
 
-def end(domain: LibvirtDomain, limit: float = 30) -> None:
-    """Abort the backup job and wait until it has gone, `limit` seconds at the most.
+def end(domain: LibvirtDomain, ours: Callable[[BackupJob], bool], limit: float = 30) -> None:
+    """Abort the backup job if it is `ours`, and wait until it has gone, `limit` seconds at most.
 
     The abort returns before libvirt has removed the socket and the scratch files.
     """
+
+    def runs() -> bool:
+        job = current(domain)
+        return job is not None and ours(job)
+
+    if not runs():
+        return
     try:
         with translated("cannot end the export", domain=domain.name):
             domain.raw.abortJob()
     except VircptError:
-        if current(domain) is not None:
+        if runs():
             raise
     deadline = time.monotonic() + limit
     pause = 0.005
-    while current(domain) is not None:
+    while runs():
         if time.monotonic() > deadline:
             raise VircptError(
                 "the export did not end", why=f"its job is there {limit:.0f} s after the abort",

@@ -15,7 +15,7 @@ import libvirt
 
 from vircpt.errors import InvalidInput, NotFound
 from vircpt.hypervisor import xml
-from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.hypervisor.domain import LibvirtDomain, parse_disks
 from vircpt.hypervisor.translate import code, translated
 from vircpt.names import check_lookup
 
@@ -41,13 +41,22 @@ class Checkpoint(NamedTuple):
     parent: str | None
     created: int
     disks: tuple[CheckpointDisk, ...]
+    nonce: int | None = None
+    """Tells the checkpoint of one `create` from that of another, by the same name."""
 
     def disk(self, target: str) -> CheckpointDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
+_NONCE = "nonce"
+
+
 def build_xml(
-    name: str, description: str, include: Mapping[str, int], exclude: Iterable[str]
+    name: str,
+    description: str,
+    include: Mapping[str, int],
+    exclude: Iterable[str],
+    nonce: int | None = None,
 ) -> str:
     """The definition of a checkpoint that covers the disks `include` and not `exclude`.
 
@@ -55,7 +64,7 @@ def build_xml(
     of both: libvirt leaves a disk that isn't named to a default of its own.
     """
     sizes = "".join(f" {target}={size}" for target, size in include.items())
-    mark = f"[vircpt{sizes}]"
+    mark = f"[vircpt{sizes}{'' if nonce is None else f' {_NONCE}={nonce}'}]"
     root = xml.new("domaincheckpoint")
     xml.add(root, "name", name)
     xml.add(root, "description", f"{description}\n{mark}" if description else mark)
@@ -88,6 +97,7 @@ def parse_xml(text: str) -> Checkpoint:
             for element in root.findall("disks/disk")
             if element.get("checkpoint") == "bitmap"
         ),
+        nonce=(sizes or {}).get(_NONCE),
     )
 
 
@@ -132,6 +142,13 @@ def read_xml(domain: LibvirtDomain, name: str, *, with_domain: bool) -> str:
     flags = 0 if with_domain else libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN
     with translated("cannot read the checkpoint", domain=domain.name, checkpoint=name):
         return str(raw.getXMLDesc(flags))
+
+
+def sources(domain: LibvirtDomain, name: str) -> dict[str, str]:
+    """By target, the images that the disks had when the checkpoint was made, where known."""
+    found = xml.parse(read_xml(domain, name, with_domain=True)).find("domain")
+    disks = () if found is None else parse_disks(found)
+    return {disk.target: disk.source for disk in disks if disk.source}
 
 
 def create(domain: LibvirtDomain, definition: str, name: str) -> None:
@@ -190,10 +207,6 @@ def _describe(raw: libvirt.virDomainCheckpoint, sizes: bool) -> str:
         try:
             return str(raw.getXMLDesc(flags | libvirt.VIR_DOMAIN_CHECKPOINT_XML_SIZE))
         except libvirt.libvirtError as error:
-            if code(error) not in _SIZE_NOT_TOLD:
+            if code(error) != libvirt.VIR_ERR_OPERATION_INVALID:  # it is shut off
                 raise
     return str(raw.getXMLDesc(flags))
-
-
-# a domain that is shut off; a job that holds the domain
-_SIZE_NOT_TOLD = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_OPERATION_TIMEOUT)

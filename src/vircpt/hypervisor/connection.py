@@ -62,6 +62,8 @@ class Connection:
         """
         self.uri = uri or default_uri()
         self.credentials = credentials or Credentials()
+        self.was_asked = False
+        """True if somebody typed a password or a name, which a later process can't."""
         if not self.uri.isprintable():
             raise errors.InvalidInput(f"{self.uri!r} is no URI")
         host, _, path = self.uri.partition("://")[2].partition("?")[0].partition("/")
@@ -72,9 +74,33 @@ class Connection:
             _start_event_loop()
         trace.tell(f"libvirt: connect to {self.uri}")
         try:
-            self.raw = libvirt.openAuth(self.uri, _auth(self.credentials), 0)
+            self.raw = libvirt.openAuth(self.uri, self._auth(), 0)
         except libvirt.libvirtError as error:
             raise _refused(error, self.uri) from error
+
+    def _auth(self) -> list[Any]:
+        @deaf
+        def answer(requests: list[list[Any]], _data: object) -> int:
+            for request in requests:
+                given = self._answer(request[0], str(request[1]))
+                if given is None:
+                    return -1
+                request[4] = given
+            return 0
+
+        shown = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_ECHOPROMPT]
+        return [[*shown, *_HIDDEN], answer, None]
+
+    def _answer(self, kind: int, question: str) -> str | None:
+        """What to say; kept, because the guard may have to log in by itself."""
+        hidden = kind in _HIDDEN
+        who = self.credentials
+        given = who.password if hidden else who.user
+        if given is None and who.prompt is not None:
+            given = who.prompt(question, not hidden)
+            self.was_asked = True
+            self.credentials = who._replace(password=given) if hidden else who._replace(user=given)
+        return given
 
     def close(self) -> None:
         try:
@@ -136,6 +162,7 @@ def _be_silent(_context: object, _error: object) -> None:
     """libvirt's handler of errors, which it also raises."""
 
 
+_HIDDEN = (libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT)
 _loop_runs = False
 
 
@@ -157,29 +184,6 @@ def _start_event_loop() -> None:
 
     threading.Thread(target=run, name="libvirt-events", daemon=True).start()
     _loop_runs = True
-
-
-def _auth(credentials: Credentials) -> list[Any]:
-    @deaf
-    def answer(requests: list[list[Any]], _data: object) -> int:
-        for request in requests:
-            kind, question = request[0], str(request[1])
-            hidden = kind in (libvirt.VIR_CRED_PASSPHRASE, libvirt.VIR_CRED_NOECHOPROMPT)
-            given = credentials.password if hidden else credentials.user
-            if given is None and credentials.prompt is not None:
-                given = credentials.prompt(question, not hidden)
-            if given is None:
-                return -1
-            request[4] = given
-        return 0
-
-    kinds = [
-        libvirt.VIR_CRED_AUTHNAME,
-        libvirt.VIR_CRED_PASSPHRASE,
-        libvirt.VIR_CRED_ECHOPROMPT,
-        libvirt.VIR_CRED_NOECHOPROMPT,
-    ]
-    return [kinds, answer, None]
 
 
 def _refused(error: libvirt.libvirtError, uri: str) -> errors.VircptError:

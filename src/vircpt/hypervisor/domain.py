@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import libvirt
 
-from vircpt.errors import NotFound, VircptError
+from vircpt.errors import InvalidInput, NotFound
 from vircpt.hypervisor import xml
 from vircpt.hypervisor.connection import Connection, Owner, parse_owner
 from vircpt.hypervisor.translate import translated
@@ -31,8 +31,9 @@ class Disk(NamedTuple):
     """A disk of a domain, as its XML describes it.
 
     `device` is disk, cdrom, floppy or lun; `source` the path of the image or block device,
-    None without a medium or for network disks; `nbd_socket` the Unix socket of a network
-    disk that is read over NBD; `alias` QEMU's name of the device while the domain runs.
+    None without a medium or for network disks; `nbd_sockets` the Unix sockets that it or an
+    image below it is read from over NBD; `alias` QEMU's name of the device while the domain
+    runs; `chain` the paths of the image and, while it runs, of all images below it.
     """
 
     target: str
@@ -41,8 +42,9 @@ class Disk(NamedTuple):
     source_type: str
     source: str | None
     read_only: bool = False
-    nbd_socket: str | None = None
+    nbd_sockets: tuple[str, ...] = ()
     alias: str | None = None
+    chain: tuple[str, ...] = ()
 
     @property
     def has_medium(self) -> bool:
@@ -128,10 +130,19 @@ def lookup(connection: Connection, name: str) -> LibvirtDomain:
     try:
         with translated(f"cannot find domain {name!r}"):
             return LibvirtDomain(connection, connection.raw.lookupByUUIDString(name))
-    except VircptError:
+    except (NotFound, InvalidInput):
         known = [domain.name for domain in list_domains(connection)]
         hint = f"domains there: {', '.join(known[:10])}" if known else "no domain is defined there"
         raise NotFound(f"no domain {name!r} on {connection.uri}", hint=hint, domain=name) from None
+
+
+def find(connection: Connection, uuid: str) -> LibvirtDomain | None:
+    """The domain with that UUID, or None."""
+    try:
+        with translated(f"cannot find domain {uuid}"):
+            return LibvirtDomain(connection, connection.raw.lookupByUUIDString(uuid))
+    except NotFound:
+        return None
 
 
 def list_domains(connection: Connection, *, active: bool = False) -> list[LibvirtDomain]:
@@ -152,23 +163,28 @@ def parse_domain(text: str, state: str, active: bool) -> DomainFacts:
         uuid=root.findtext("uuid") or "",
         state=state,
         is_active=active,
-        disks=tuple(_parse_disk(element) for element in root.findall("devices/disk")),
+        disks=parse_disks(root),
         has_agent_channel=channel is not None,
         agent_connected=channel is not None and channel.get("state") == "connected",
         qemu_owner=parse_owner(label or ""),
     )
 
 
+def parse_disks(parent: xml.Element) -> tuple[Disk, ...]:
+    """The disks of a <domain> element."""
+    return tuple(_parse_disk(element) for element in parent.findall("devices/disk"))
+
+
 def _parse_disk(element: xml.Element) -> Disk:
     source = element.find("source")
     path = None
-    socket = None
     if source is not None:
         path = source.get("file") or source.get("dev") or source.get("dir")
-        if source.get("protocol") == "nbd":
-            socket = xml.attribute(source, "host[@transport='unix']", "socket")
-        elif source.get("volume"):
+        if source.get("volume"):
             path = f"{source.get('pool')}/{source.get('volume')}"
+    sources = list(element.iter("source"))
+    hosts = [one.find("host[@transport='unix']") for one in sources if one.get("protocol") == "nbd"]
+    files = [one.get("file") or one.get("dev") for one in sources]
     return Disk(
         target=xml.attribute(element, "target", "dev") or "",
         device=element.get("device") or "disk",
@@ -176,6 +192,7 @@ def _parse_disk(element: xml.Element) -> Disk:
         source_type=element.get("type") or "file",
         source=path,
         read_only=element.find("readonly") is not None,
-        nbd_socket=socket,
+        nbd_sockets=tuple(host.get("socket") or "" for host in hosts if host is not None),
         alias=xml.attribute(element, "alias", "name"),
+        chain=tuple(one for one in files if one),
     )

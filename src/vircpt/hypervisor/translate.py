@@ -12,6 +12,7 @@ from vircpt.errors import quoted
 
 _BY_CODE: dict[int, type[errors.VircptError]] = {
     libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
+    libvirt.VIR_ERR_INVALID_ARG: errors.InvalidInput,
     libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT: errors.NotFound,
     libvirt.VIR_ERR_NO_DOMAIN_BACKUP: errors.NotFound,
     libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT: errors.BrokenChain,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from vircpt.errors import Busy, quoted
+from vircpt.errors import Busy, NotFound, quoted
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.records.exports import ExportDirectory
@@ -20,13 +21,17 @@ class Attachment:
 
 
 def find_all(connection: Connection) -> list[Attachment]:
-    """All disks of running domains that are read over NBD from a Unix socket."""
-    return [
-        Attachment(domain.name, disk.target, disk.nbd_socket)
-        for domain in domains.list_domains(connection, active=True)
-        for disk in domain.facts().disks
-        if disk.nbd_socket
-    ]
+    """All disks of running domains that are read over NBD from a Unix socket, or lie on one."""
+    found = []
+    for domain in domains.list_domains(connection, active=True):
+        with suppress(NotFound):  # it has gone since it was listed
+            disks = domain.facts().disks
+            found += [
+                Attachment(domain.name, disk.target, socket)
+                for disk in disks
+                for socket in disk.nbd_sockets
+            ]
+    return found
 
 
 def refuse_attached(connection: Connection, directory: ExportDirectory) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from vircpt import names
@@ -13,6 +13,7 @@ from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.interrupts import hold, uninterrupted
+from vircpt.operations import jobs
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.records import exports as records
 
@@ -30,6 +31,8 @@ class CheckpointPlan:
     skipped: tuple[Skipped, ...]
     drops: tuple[str, ...]
     """Checkpoints that `keep_last` would delete, oldest first."""
+    nonce: int
+    """Stands in `xml`: by it we know what we have made."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
     """
     with records.locked(domain.uuid, domain.name):
         facts = domain.facts()
+        jobs.refuse(domain, but_backups=True)
         planned, _ = draft(domain, facts, options)
         result = agent.FreezeResult()
         try:
@@ -84,9 +88,9 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
                 checkpoints.create(domain, planned.xml, planned.name)
             refuse_late(options.freeze, result.report, domain)
             hold()  # it is made: what is left is to tell
-        except BaseException:
+        except BaseException as error:
             with uninterrupted():
-                undo(domain, planned.name)
+                _undo_for(error, domain, planned)
             raise
         dropped, kept = drop(domain, planned.drops)
     return CreatedCheckpoint(
@@ -113,6 +117,7 @@ def draft(
     selection = select(
         facts, options.disks, options.exclude, lambda disk: disk.no_checkpoint, "a checkpoint"
     )
+    refuse_old_format(domain, selection)
     present = checkpoints.list_all(domain)
     taken = frozenset(one.name for one in present)
     name = options.name or names.by_date(taken)
@@ -124,11 +129,13 @@ def draft(
         )  # fmt: skip
     ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
     drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
+    nonce = int.from_bytes(os.urandom(6), "big")
     definition = checkpoints.build_xml(
         name,
         options.description,
         {target: domain.capacity(target) for target in selection.targets},
         selection.left_out,
+        nonce,
     )
     planned = CheckpointPlan(
         domain=domain.name,
@@ -137,6 +144,7 @@ def draft(
         disks=selection.targets,
         skipped=selection.skipped,
         drops=tuple(one.name for one in drops),
+        nonce=nonce,
     )
     return planned, selection
 
@@ -167,14 +175,38 @@ def refuse_late(policy: Freeze | None, report: FreezeReport, domain: LibvirtDoma
         )  # fmt: skip
 
 
-def undo(domain: LibvirtDomain, name: str) -> None:
-    """Delete the checkpoint that a failed operation may have made, if it is there and ours.
-
-    Whoever calls holds the domain's lock and has seen that the name was free.
-    """
-    with suppress(VircptError):
-        if checkpoints.read(domain, name).ours:
+def undo(domain: LibvirtDomain, name: str, nonce: int) -> None:
+    """Delete the checkpoint that a failed operation may have made, if it is there and ours."""
+    try:
+        if checkpoints.read(domain, name).nonce == nonce:
             checkpoints.delete(domain, name)
+    except NotFound:
+        return
+
+
+def _undo_for(error: BaseException, domain: LibvirtDomain, planned: CheckpointPlan) -> None:
+    try:
+        undo(domain, planned.name, planned.nonce)
+    except VircptError:
+        error.add_note(f"it is not known whether checkpoint {planned.name} was made")
+
+
+def refuse_old_format(domain: LibvirtDomain, selection: Selection) -> None:
+    """Raise NotSupported for qcow2 version 2, where the image can be read from here."""
+    from vircpt.blocks import images
+
+    for disk in selection.disks:
+        local = not domain.connection.is_remote and disk.source_type in ("file", "block")
+        if local and disk.source and images.qcow2_version(disk.source) == 2:
+            raise NotSupported(
+                f"disk {disk.target} can't be in a checkpoint",
+                why=f"its image {disk.source} has the old qcow2 version 2 (compat 0.10), "
+                "which holds no bitmaps",
+                domain=domain.name,
+                disk=disk.target,
+                hint=f"leave it out with --exclude {disk.target}; or, while the domain is shut "
+                f"off: qemu-img amend -o compat=1.1 {quoted(disk.source)}",
+            )
 
 
 def drop(

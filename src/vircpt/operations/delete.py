@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError, quoted
 from vircpt.hypervisor import backups, checkpoints
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import inspect, ownership
+from vircpt.operations import inspect, jobs, ownership
 from vircpt.records import exports as records
 
 
@@ -60,6 +60,7 @@ def delete(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) 
     running (but for `metadata_only`), BrokenChain if some of its bitmaps are gone.
     """
     with records.locked(domain.uuid, domain.name):
+        jobs.refuse(domain, but_backups=True)
         planned = plan(domain, name, scope, metadata_only)
         # One by one, youngest first: libvirt 9.0's own deletion of a whole branch leaves a
         # broken tree if one of them fails, and its daemon dies at the next listing.
@@ -98,7 +99,7 @@ def _refuse_bases(domain: LibvirtDomain, doomed: list[str]) -> None:
     job = backups.current(domain)
     bases = set(job.bases) if job else set()
     for directory in records.of_domain(domain.uuid):
-        if directory.record.base and ownership.is_alive(domain, directory):
+        if directory.record.base and ownership.is_alive(domain.connection, directory):
             bases.add(directory.record.base)
     used = [one for one in doomed if one in bases]
     if used:

@@ -29,7 +29,7 @@ class DiskDetails:
     commands: tuple[UsefulCommand, ...]
 
 
-def describe(disk: ExportedDisk, why_full: Mapping[str, str | None]) -> DiskDetails:
+def describe(disk: ExportedDisk, why_full: Mapping[str, str | None], index: int) -> DiskDetails:
     """The details of one disk; reads its dirty map."""
     size = changed = unreadable = None
     try:
@@ -46,5 +46,5 @@ def describe(disk: ExportedDisk, why_full: Mapping[str, str | None]) -> DiskDeta
         since=disk.since,
         why_full=why_full.get(disk.target),
         unreadable=unreadable,
-        commands=tuple(useful_commands(disk, size)),
+        commands=tuple(useful_commands(disk, size, index)),
     )

@@ -6,6 +6,7 @@ it opens a connection and releases; if the export is released earlier it just go
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ from vircpt.records.exports import ExportDirectory
 
 _LOOK = 20.0
 """Seconds between looks whether the export is there still; also bridges a suspended host."""
-_PATIENCE = 600.0
 
 
 def watch(directory: ExportDirectory) -> None:
@@ -30,12 +30,13 @@ def watch(directory: ExportDirectory) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
+        env={**os.environ, "VIRCPT_STATE_DIR": str(records.base())},
     )
     let_go(process)
 
 
 def main(export_id: str) -> None:
-    """Sleep until the export expires, then release it; try again while libvirt is busy."""
+    """Sleep until the export expires, then release it; try again for as long as it takes."""
     while True:
         try:
             record = records.read(export_id).record
@@ -47,10 +48,10 @@ def main(export_id: str) -> None:
         if left <= 0:
             break
         time.sleep(min(left, _LOOK))
-    _release(export_id, time.monotonic() + _PATIENCE)
+    _release(export_id)
 
 
-def _release(export_id: str, deadline: float) -> None:
+def _release(export_id: str) -> None:
     from vircpt.hypervisor.connection import Connection
     from vircpt.operations import release
 
@@ -63,8 +64,6 @@ def _release(export_id: str, deadline: float) -> None:
         except NotFound:
             return
         except VircptError:
-            if time.monotonic() > deadline:
-                raise
             time.sleep(pause)
             pause = min(2 * pause, 15)
         else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ from vircpt.hypervisor.agent import Freeze, FreezeReport
 from vircpt.hypervisor.checkpoints import Checkpoint
 from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
 from vircpt.interrupts import hold, uninterrupted
-from vircpt.operations import expire, offline, ownership
-from vircpt.operations.create import CheckpointOptions, draft, refuse_late, undo
+from vircpt.operations import expire, jobs, offline, ownership
+from vircpt.operations.create import CheckpointOptions, CheckpointPlan, draft, refuse_late, undo
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.operations.tcp import TcpListen, check_tcp
 from vircpt.records import exports as records
@@ -69,6 +69,8 @@ class ExportPlan:
     since: str | None
     create: str | None
     checkpoint_xml: str | None
+    nonce: int | None = None
+    """Of the checkpoint to be made: by it we know it again."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
     """
     with records.locked(domain.uuid, domain.name):
         facts = domain.facts()
-        planned = _plan(domain, facts, options)
         _clear_dead(domain)
-        _refuse_busy(domain)
+        _refuse_second(domain)
+        jobs.refuse(domain)
+        planned = _plan(domain, facts, options)
         owner = facts.qemu_owner or domain.connection.qemu_owner()
         directory: ExportDirectory | None = None
         try:
@@ -107,18 +110,18 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
                 )
             started = _start(domain, facts, planned, options, directory)
             hold()
-        except BaseException:
+        except BaseException as error:
             if directory is not None:
                 with uninterrupted():
-                    _abandon(domain, directory, planned.create)
+                    _abandon(domain, directory, planned, error)
             raise
         return started
 
 
-def withdraw(domain: LibvirtDomain, directory: ExportDirectory) -> None:
-    """Undo an export that nobody has been told of, with the checkpoint it made."""
+def withdraw(domain: LibvirtDomain, started: StartedExport, error: BaseException) -> None:
+    """Undo an export that nobody has been told of because of `error`, with its checkpoint."""
     with uninterrupted(), records.locked(domain.uuid, domain.name, patience=30):
-        _abandon(domain, directory, directory.record.checkpoint)
+        _abandon(domain, started.directory, started.plan, error)
 
 
 def _start(
@@ -164,25 +167,32 @@ def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> 
     selection = select(
         facts, options.disks, options.exclude, lambda disk: disk.not_exportable, "an export"
     )
-    checkpoint_xml = None
+    drafted = None
     if options.create is not None:
-        checkpoint_xml = _draft_checkpoint(domain, facts, selection, options.create)
+        drafted = _draft_checkpoint(domain, facts, selection, options.create)
     base = None
+    sources: dict[str, str] = {}
     if options.since is not None:
         base = checkpoints.read(domain, options.since, sizes=facts.is_active)
+        sources = checkpoints.sources(domain, options.since)
     return ExportPlan(
         domain=domain.name,
         offline=not facts.is_active,
-        disks=tuple(_plan_disk(domain, disk, base, facts) for disk in selection.disks),
+        disks=tuple(_plan_disk(domain, disk, base, sources, facts) for disk in selection.disks),
         skipped=selection.skipped,
         since=options.since,
         create=options.create,
-        checkpoint_xml=checkpoint_xml,
+        checkpoint_xml=drafted.xml if drafted else None,
+        nonce=drafted.nonce if drafted else None,
     )
 
 
 def _plan_disk(
-    domain: LibvirtDomain, disk: Disk, base: Checkpoint | None, facts: DomainFacts
+    domain: LibvirtDomain,
+    disk: Disk,
+    base: Checkpoint | None,
+    sources: Mapping[str, str],
+    facts: DomainFacts,
 ) -> PlannedDisk:
     if base is None:
         return PlannedDisk(disk.target, None)
@@ -191,6 +201,11 @@ def _plan_disk(
     covered = base.disk(disk.target)
     if covered is None:
         return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
+    then = sources.get(disk.target)
+    if then and disk.chain and then not in disk.chain:
+        return PlannedDisk(disk.target, None, f"it had another image ({then}) at {base.name}")
+    if not facts.is_active and offline.is_spread(disk, base.name):
+        return PlannedDisk(disk.target, None, "its bitmap is spread over a chain of images")
     size = domain.capacity(disk.target)
     if covered.capacity is not None and covered.capacity != size:
         change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
@@ -210,7 +225,7 @@ def _plan_disk(
 
 def _draft_checkpoint(
     domain: LibvirtDomain, facts: DomainFacts, selection: Selection, name: str
-) -> str:
+) -> CheckpointPlan:
     can = [disk.target for disk in selection.disks if not disk.no_checkpoint]
     if not can:
         raise NotSupported(
@@ -219,13 +234,20 @@ def _draft_checkpoint(
             domain=facts.name,
         )
     drafted, _ = draft(domain, facts, CheckpointOptions(name=name, disks=can))
-    return drafted.xml
+    return drafted
 
 
 def _check_place(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> None:
     """Refuse what this host or this way of listening can't do."""
     if options.tcp:
         check_tcp(options.tcp, domain.connection, live=facts.is_active)
+    if options.ttl is not None and domain.connection.was_asked:
+        raise NotSupported(
+            "the export could not be released by itself",
+            why="a password was typed, which the process that waits for the end does not have",
+            domain=domain.name,
+            hint="put the password into libvirt's auth.conf, or leave --ttl out",
+        )
     remote = domain.connection.is_remote
     if remote and not facts.is_active:
         raise NotSupported(
@@ -304,12 +326,12 @@ def _scratch(
 def _clear_dead(domain: LibvirtDomain) -> None:
     """Remove what dead exports of this domain left: their job or server is gone."""
     for directory in records.of_domain(domain.uuid):
-        if not ownership.is_alive(domain, directory):
+        if not ownership.is_alive(domain.connection, directory):
             ownership.stop_processes(directory)
             directory.remove()
 
 
-def _refuse_busy(domain: LibvirtDomain) -> None:
+def _refuse_second(domain: LibvirtDomain) -> None:
     for directory in records.of_domain(domain.uuid):
         record = directory.record
         raise Busy(
@@ -319,26 +341,28 @@ def _refuse_busy(domain: LibvirtDomain) -> None:
             domain=domain.name,
             hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )
-    job = backups.current_job(domain)
-    if job is not None:
-        raise Busy(
-            f"domain {domain.name} is busy",
-            why=f"a {job.operation} job that vircpt did not start has run for "
-            f"{format_duration(job.seconds)}",
-            domain=domain.name,
-            hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
-        )
 
 
-def _abandon(domain: LibvirtDomain, directory: ExportDirectory, checkpoint: str | None) -> None:
-    """Leave nothing of an export that did not come about; the first error is the one to tell."""
-    with suppress(VircptError):
+def _abandon(
+    domain: LibvirtDomain, directory: ExportDirectory, planned: ExportPlan, error: BaseException
+) -> None:
+    """Leave nothing of an export that did not come about; `error`, the first, is the one to tell.
+
+    If it can't be learnt whether its job runs, its directory stays: by it the job is found.
+    """
+    try:
         if ownership.job_is_ours(domain, directory):
-            backups.end(domain)
-    if checkpoint:
-        undo(domain, checkpoint)
-    with suppress(VircptError):
-        ownership.stop_processes(directory)
+            backups.end(domain, lambda job: ownership.is_ours(job, directory))
+        if planned.create and planned.nonce is not None:
+            undo(domain, planned.create, planned.nonce)
+    except VircptError:
+        error.add_note(
+            f"it is not known what became of export {directory.record.id}"
+            + (f" and checkpoint {planned.create}" if planned.create else "")
+            + f"; look with vircpt exports, end it with vircpt -d {quoted(domain.name)} release"
+        )
+        return
+    ownership.stop_processes(directory)
     with suppress(VircptError):
         directory.remove()
 

@@ -68,7 +68,7 @@ def list_exports(connection: Connection) -> list[ExportStatus]:
 def find_running(domain: LibvirtDomain) -> ExportDirectory:
     """The export of that domain that is served now; raises NotFound."""
     for directory in records.of_domain(domain.uuid):
-        if ownership.is_alive(domain, directory):
+        if ownership.is_alive(domain.connection, directory):
             return directory
     raise NotFound(
         f"domain {domain.name} has no running export",
@@ -121,12 +121,9 @@ def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, i
     record = one.record
     if record.kind == "live" and record.uri != connection.uri:
         return ExportState.ELSEWHERE, None
-    try:
-        domain: LibvirtDomain | None = domains.lookup(connection, record.uuid)
-    except NotFound:
-        domain = None
-    if not ownership.is_alive(domain, one):
+    if not ownership.is_alive(connection, one):
         return ExportState.DEAD, None
+    domain = domains.find(connection, record.uuid)
     job = backups.current_job(domain) if domain else None
     return ExportState.RUNNING, job.scratch_used if job else None
 

@@ -10,6 +10,7 @@ from vircpt.errors import VircptError
 from vircpt.hypervisor import checkpoints
 from vircpt.hypervisor.checkpoints import Checkpoint, CheckpointDisk
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+from vircpt.operations import jobs
 
 if TYPE_CHECKING:
     from vircpt.blocks import images
@@ -23,10 +24,12 @@ class Health(enum.Enum):
     INCONSISTENT = "inconsistent"
     """QEMU did not close it properly, as after a crash"""
     MISSING = "missing"
+    DISABLED = "disabled"
+    """it does not note what is written"""
     NO_DISK = "no-disk"
     """the domain has no such disk any more"""
     UNKNOWN = "unknown"
-    """it can't be looked at: a remote or unreadable image of a shut-off domain"""
+    """it can't be looked at: another job holds the domain, or an image can't be read from here"""
 
 
 class DiskStatus(NamedTuple):
@@ -60,21 +63,29 @@ class CheckpointStatus(NamedTuple):
     @property
     def health(self) -> Health:
         """The worst of its disks."""
-        worst = (Health.INCONSISTENT, Health.MISSING, Health.NO_DISK, Health.UNKNOWN)
+        worst = (
+            Health.INCONSISTENT,
+            Health.MISSING,
+            Health.DISABLED,
+            Health.NO_DISK,
+            Health.UNKNOWN,
+        )
         states = {disk.health for disk in self.disks}
         return next((state for state in worst if state in states), Health.OK)
 
 
 def list_checkpoints(domain: LibvirtDomain) -> list[CheckpointStatus]:
     """All checkpoints of a domain, parents before children."""
-    found = checkpoints.list_all(domain, sizes=True)
-    return _judge(domain, found, found) if found else []
+    busy = jobs.holds(domain)
+    found = checkpoints.list_all(domain, sizes=not busy)
+    return _judge(domain, found, found, busy) if found else []
 
 
 def checkpoint(domain: LibvirtDomain, name: str) -> CheckpointStatus:
     """One checkpoint; raises NotFound."""
-    one = checkpoints.read(domain, name, sizes=True)
-    return _judge(domain, [one], checkpoints.list_all(domain))[0]
+    busy = jobs.holds(domain)
+    one = checkpoints.read(domain, name, sizes=not busy)
+    return _judge(domain, [one], checkpoints.list_all(domain), busy)[0]
 
 
 def descendant_names(domain: LibvirtDomain, name: str) -> list[str]:
@@ -110,14 +121,14 @@ def descendants(statuses: Sequence[CheckpointStatus], name: str) -> list[Checkpo
 
 
 def _judge(
-    domain: LibvirtDomain, wanted: Sequence[Checkpoint], every: Sequence[Checkpoint]
+    domain: LibvirtDomain, wanted: Sequence[Checkpoint], every: Sequence[Checkpoint], busy: bool
 ) -> list[CheckpointStatus]:
     facts = domain.facts()
     children: dict[str, list[str]] = {}
     for one in every:
         if one.parent:
             children.setdefault(one.parent, []).append(one.name)
-    states = _health(domain, facts, wanted)
+    states = _health(domain, facts, wanted, busy)
     return [
         CheckpointStatus(
             domain=domain.name,
@@ -137,10 +148,10 @@ def _judge(
 
 
 def _health(
-    domain: LibvirtDomain, facts: DomainFacts, wanted: Sequence[Checkpoint]
+    domain: LibvirtDomain, facts: DomainFacts, wanted: Sequence[Checkpoint], busy: bool
 ) -> dict[tuple[str, str], Health]:
     present = {disk.target for disk in facts.disks}
-    look = _Stored(domain, facts) if not facts.is_active else _Live(domain, facts)
+    look = _Stored(domain, facts) if not facts.is_active else _Live(domain, facts, busy)
     return {
         (one.name, disk.target): look.health(disk) if disk.target in present else Health.NO_DISK
         for one in wanted
@@ -151,14 +162,17 @@ def _health(
 class _Live:
     """Health on a running domain: libvirt leaves the size out where the bitmap is no good."""
 
-    def __init__(self, domain: LibvirtDomain, facts: DomainFacts) -> None:
+    def __init__(self, domain: LibvirtDomain, facts: DomainFacts, busy: bool) -> None:
         self._domain = domain
         self._facts = facts
+        self._busy = busy
         self._found: dict[str, dict[str, bitmaps.LiveBitmap]] | None = None
 
     def health(self, disk: CheckpointDisk) -> Health:
         if disk.size is not None:
             return Health.OK
+        if self._busy:
+            return Health.UNKNOWN
         if self._found is None:
             from vircpt.hypervisor import bitmaps
 
@@ -166,7 +180,9 @@ class _Live:
         bitmap = self._found.get(disk.target, {}).get(disk.bitmap)
         if bitmap is None:
             return Health.MISSING
-        return Health.INCONSISTENT if bitmap.inconsistent else Health.OK
+        if bitmap.inconsistent:
+            return Health.INCONSISTENT
+        return Health.OK if bitmap.recording else Health.DISABLED
 
 
 class _Stored:
@@ -186,7 +202,9 @@ class _Stored:
         bitmap = stored.get(disk.bitmap)
         if bitmap is None:
             return Health.MISSING
-        return Health.INCONSISTENT if bitmap.in_use else Health.OK
+        if bitmap.in_use:
+            return Health.INCONSISTENT
+        return Health.OK if bitmap.enabled else Health.DISABLED
 
     def _look(self, target: str) -> dict[str, images.StoredBitmap] | None:
         from vircpt.blocks import images

@@ -52,16 +52,31 @@ def _image(disk: Disk, record: DiskRecord) -> storage_daemon.Served:
 def _check_bitmap(path: str, disk: Disk, name: str) -> None:
     stored = {one.name: one for one in images.info(path, disk.format).bitmaps}
     bitmap = stored.get(name)
-    if bitmap is None or bitmap.in_use:
+    if bitmap is None or bitmap.in_use or not bitmap.enabled:
         raise BrokenChain(
             f"the bitmap of checkpoint {name} on disk {disk.target} is missing or broken",
-            why="it was not closed properly, as after a crash of QEMU"
-            if bitmap
-            else f"{path} holds no bitmap of that name",
+            why=_what_is_wrong(path, bitmap),
             checkpoint=name,
             disk=disk.target,
             hint="export in full (without --name), or from another checkpoint",
         )
+
+
+def _what_is_wrong(path: str, bitmap: images.StoredBitmap | None) -> str:
+    if bitmap is None:
+        return f"{path} holds no bitmap of that name"
+    if bitmap.in_use:
+        return "it was not closed properly, as after a crash of QEMU"
+    return "it is disabled: it does not know what was written lately"
+
+
+def is_spread(disk: Disk, bitmap: str) -> bool:
+    """True if images below the disk's hold bitmaps of that name, too: after an external
+    snapshot libvirt spreads what changed over the chain."""
+    if disk.format != "qcow2" or disk.source is None or disk.source_type not in ("file", "block"):
+        return False
+    below = images.chain(disk.source, disk.format)[1:]
+    return any(one.name == bitmap for image in below for one in image.bitmaps)
 
 
 def _hand_over(directory: ExportDirectory) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from vircpt.hypervisor import backups
+from vircpt.hypervisor import domain as domains
+from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations import processes
 from vircpt.records.exports import ExportDirectory
@@ -41,11 +43,26 @@ def is_served(directory: ExportDirectory) -> bool:
     return bool(processes.find(*storage_daemon.marked(directory.server_mark)))
 
 
-def is_alive(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
-    """True if the export is served still; `domain` is None if it has been undefined."""
+def is_alive(connection: Connection, directory: ExportDirectory) -> bool:
+    """True if the export is served still, says the libvirt that it was started through.
+
+    Raises HostUnreachable if that libvirt can't be asked.
+    """
     if directory.record.kind == "offline":
         return is_served(directory)
+    domain = domain_of(connection, directory)
     return domain is not None and job_is_ours(domain, directory)
+
+
+def domain_of(connection: Connection, directory: ExportDirectory) -> LibvirtDomain | None:
+    """The export's domain on the libvirt that it was started through; None if it has gone.
+
+    Another URI may know no such domain, or a copy of it, which tells nothing.
+    """
+    record = directory.record
+    if record.uri != connection.uri:
+        connection = Connection(record.uri, connection.credentials)
+    return domains.find(connection, record.uuid)
 
 
 def stop_processes(directory: ExportDirectory) -> None:

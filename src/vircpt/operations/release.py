@@ -38,7 +38,7 @@ def release(connection: Connection, name: str, *, force: bool = False) -> list[R
         found = records.of_domain(uuid)
         if not found:
             _refuse_foreign(domain, name)
-        return [_release(connection, domain, directory, force) for directory in found]
+        return [_release(connection, directory, force) for directory in found]
 
 
 def release_one(connection: Connection, export_id: str, *, force: bool = False) -> ReleasedExport:
@@ -46,7 +46,7 @@ def release_one(connection: Connection, export_id: str, *, force: bool = False) 
     directory = records.read(export_id)
     record = directory.record
     with records.locked(record.uuid, record.domain, _PATIENCE):
-        return _release(connection, _by_uuid(connection, record.uuid), directory, force)
+        return _release(connection, directory, force)
 
 
 def release_expired(connection: Connection, directory: ExportDirectory) -> None:
@@ -54,20 +54,15 @@ def release_expired(connection: Connection, directory: ExportDirectory) -> None:
     release_one(connection, directory.record.id, force=True)
 
 
-def _release(
-    connection: Connection,
-    domain: LibvirtDomain | None,
-    directory: ExportDirectory,
-    force: bool,
-) -> ReleasedExport:
+def _release(connection: Connection, directory: ExportDirectory, force: bool) -> ReleasedExport:
     record = directory.record
-    alive = ownership.is_alive(domain, directory)
+    alive = ownership.is_alive(connection, directory)
+    domain = ownership.domain_of(connection, directory)
     if alive and not force:
-        attachments.refuse_attached(connection, directory)
+        attachments.refuse_attached(domain.connection if domain else connection, directory)
     with uninterrupted():
-        if alive and record.kind == "live":
-            assert domain is not None
-            backups.end(domain)
+        if alive and record.kind == "live" and domain is not None:
+            backups.end(domain, lambda job: ownership.is_ours(job, directory))
         ownership.stop_processes(directory)
         directory.remove()
     return ReleasedExport(record.id, record.domain, alive)
@@ -83,13 +78,6 @@ def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]
                 return None, one.record.uuid
         raise
     return domain, domain.uuid
-
-
-def _by_uuid(connection: Connection, uuid: str) -> LibvirtDomain | None:
-    try:
-        return domains.lookup(connection, uuid)
-    except NotFound:
-        return None
 
 
 def _refuse_foreign(domain: LibvirtDomain | None, name: str) -> None:

@@ -31,7 +31,7 @@ SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
 FORMAT = 1
 _PASSING = ".passing-"
-LOCK_PATIENCE = 1.5
+LOCK_PATIENCE = 1.0
 """Seconds to wait for another vircpt: most of what they do is over sooner."""
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _UUID = re.compile(r"[0-9a-fA-F-]{36}\Z")
@@ -95,8 +95,11 @@ class ExportDirectory:
 
     @property
     def server_mark(self) -> Path:
-        """The pid file, by which the storage daemon of a shut-off domain's export is known."""
-        return self.path / "io" / "server.pid"
+        """The pid file, by which the storage daemon of a shut-off domain's export is known.
+
+        It is root who writes it, and its log: not in QEMU's directory.
+        """
+        return self.path / "server.pid"
 
     @property
     def scratch(self) -> Path:
@@ -216,7 +219,7 @@ def list_all() -> list[ExportDirectory | Damaged]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise VircptError("cannot read the list of exports", why=str(error)) from error
+        raise _unusable(base(), error) from error
     found = [_read(base() / "exports" / name) for name in entries if _ID.match(name)]
     good = [one for one in found if isinstance(one, ExportDirectory)]
     bad = [one for one in found if isinstance(one, Damaged)]
@@ -308,10 +311,26 @@ def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
     path.mkdir(mode=0o700)  # fails if anything is there, a link too
     try:
         if owner and os.geteuid() == 0:
-            os.chown(path, *owner, follow_symlinks=False)
+            _hand_over(path, owner)
     except BaseException:
         path.rmdir()
         raise
+
+
+def _hand_over(path: Path, owner: tuple[int, int]) -> None:
+    """By its handle: in a directory of somebody else the name may lead elsewhere by now."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(handle)
+        if status.st_uid != 0 or status.st_mode & 0o077:
+            raise NotSupported(
+                f"somebody meddles with {path}",
+                why="it is not the directory that was just made",
+                hint="use a directory that only root may write to",
+            )
+        os.fchown(handle, *owner)
+    finally:
+        os.close(handle)
 
 
 def _write_state(directory: Path, record: ExportRecord) -> None:
@@ -385,7 +404,21 @@ def _remove_tree(path: Path) -> None:
         shutil.rmtree(path)
     except FileNotFoundError:
         return
-    except OSError as error:
+    except (RecursionError, OSError):
+        _remove_deep(path)
+
+
+def _remove_deep(path: Path) -> None:
+    """For what QEMU's user has nested too deep for Python; rm follows no links either."""
+    import subprocess
+
+    done = subprocess.run(
+        ["rm", "-rf", "--one-file-system", "--", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
         raise VircptError(
-            f"cannot remove {path}", why=str(error), hint=f"remove it by hand: rm -r {path}"
-        ) from error
+            f"cannot remove {path}",
+            why=done.stderr.strip()[-500:],
+            hint=f"remove it by hand: rm -r {path}",
+        )

@@ -146,7 +146,7 @@ def test_all_disks_in_their_order(facts: DomainFacts) -> None:
              alias="virtio-disk1"),
         Disk("vdc", "disk", "qcow2", "block", "/dev/vg/lv", alias="ua-mine"),
         Disk("vdd", "disk", "raw", "network", None, read_only=True,
-             nbd_socket="/var/lib/vircpt/exports/0/io/nbd.sock"),
+             nbd_sockets=("/var/lib/vircpt/exports/0/io/nbd.sock",)),
         Disk("vde", "disk", "raw", "network", None),
         Disk("vdf", "disk", "qcow2", "network", None),
         Disk("vdg", "disk", "qcow2", "volume", "default/vm1.qcow2"),
@@ -161,7 +161,21 @@ def test_all_disks_in_their_order(facts: DomainFacts) -> None:
     ids=lambda disk: disk.target,
 )  # fmt: skip
 def test_each_disk(disk: Disk, facts: DomainFacts) -> None:
-    assert facts.disk(disk.target) == disk
+    assert facts.disk(disk.target)._replace(chain=()) == disk
+
+
+def test_the_images_below_and_the_sockets_they_are_read_from() -> None:
+    (disk,) = parse_domain(
+        "<domain><devices><disk type='file'><source file='/top'/><target dev='vda'/>"
+        "<backingStore type='file'><source file='/middle'/>"
+        "<backingStore type='network'><source protocol='nbd' name='vda'>"
+        "<host transport='unix' socket='/sock'/></source></backingStore></backingStore>"
+        "</disk></devices></domain>",
+        "running",
+        active=True,
+    ).disks
+    assert disk.chain == ("/top", "/middle")
+    assert disk.nbd_sockets == ("/sock",)
 
 
 EXPORT_OBSTACLES = {

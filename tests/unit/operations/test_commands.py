@@ -66,7 +66,8 @@ def test_a_shell_reads_the_words_that_were_meant(name: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_any_name_is_one_word(name: str) -> None:
     one = disk(name)
-    file = f"./{name}" if ":" in name else name  # qemu-img takes a:b for a protocol
+    # else a protocol to qemu-img, or an option
+    file = f"./{name}" if ":" in name or name.startswith("-") else name
     by_purpose = {useful.purpose: useful.command for useful in useful_commands(one, 4096)}
     assert shlex.split(by_purpose["a raw copy"]) == ["nbdcopy", one.uri, f"{file}-vda.raw"]
     assert shlex.split(by_purpose["what it offers"]) == ["nbdinfo", one.uri]

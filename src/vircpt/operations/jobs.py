@@ -1,0 +1,28 @@
+"""Jobs that hold a domain: asked for before anything that would wait 30 s for them in vain."""
+
+from __future__ import annotations
+
+from vircpt.errors import Busy, quoted
+from vircpt.hypervisor import backups
+from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.units import format_duration
+
+
+def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
+    """Raise Busy if a job holds the domain; `but_backups`, which leave checkpoints alone."""
+    job = backups.current_job(domain)
+    if job is None or (but_backups and job.operation == backups.BACKUP):
+        return
+    raise Busy(
+        f"domain {domain.name} is busy",
+        why=f"a {job.operation} job that vircpt did not start has run for "
+        f"{format_duration(job.seconds)}",
+        domain=domain.name,
+        hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
+    )
+
+
+def holds(domain: LibvirtDomain) -> bool:
+    """True if a job runs that keeps QEMU from being asked for its bitmaps."""
+    job = backups.current_job(domain)
+    return job is not None and job.operation != backups.BACKUP
