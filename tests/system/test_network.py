@@ -189,7 +189,9 @@ class TestRemote:
         with libvirtd.listening(who):
             env = {"LIBVIRT_AUTH_FILE": str(auth)}
             assert "foo" in cli("-c", TCP, "-d", "vm1", "list", env=env).stdout
-            refused = cli("-c", TCP, "-d", "vm1", "list")
+            nobody = tmp_path / "empty.conf"  # the lab's own may know a password by now
+            nobody.touch()
+            refused = cli("-c", TCP, "-d", "vm1", "list", env={"LIBVIRT_AUTH_FILE": str(nobody)})
             assert refused.returncode == 14
             assert "--user" in refused.stderr
             auth.write_text(auth.read_text().replace(who.password, "wrong"))

@@ -95,8 +95,12 @@ class Reader:
             self._nbd.aio_connect_uri(uri)
             self._wait(lambda: not self._nbd.aio_is_connecting())
             self._check_contexts()
-        except self._module.Error as error:
-            raise _translate(error, uri) from error
+        except BaseException as error:
+            # at once, not when the traceback goes: QEMU ends no export while a client lingers
+            self._nbd = None
+            if isinstance(error, self._module.Error):
+                raise _translate(error, uri) from error
+            raise
 
     def __enter__(self) -> Reader:
         return self

@@ -56,7 +56,7 @@ def command(
     if dry_run:
         plan = domain.plan_checkpoint(name, **what)
         if session.json:
-            output.document("create-plan/1", plan=plan)
+            output.document("create-plan/1", plan=output.without_nonce(plan))
             return 0
         output.tell_skipped(session, plan.skipped)
         for one in plan.drops:

@@ -143,7 +143,7 @@ def _details(export: Export) -> tuple[DiskDetails, ...]:
 
 def _show_plan(session: Session, plan: ExportPlan) -> None:
     if session.json:
-        output.document("export-plan/1", plan=plan)
+        output.document("export-plan/1", plan=output.without_nonce(plan))
         return
     output.tell_skipped(session, plan.skipped)
     rows = [[one.target, _how(one.since, one.why_full)] for one in plan.disks]

@@ -51,6 +51,11 @@ def document(schema: str, **content: Any) -> None:
     print(json.dumps({"schema": f"vircpt/{schema}", **plain(content)}, indent=2))
 
 
+def without_nonce(plan: Any) -> dict[str, Any]:
+    """A plan for JSON, less what tells only us anything."""
+    return {key: value for key, value in plain(plan).items() if key != "nonce"}
+
+
 def result(text: str) -> None:
     """A line of the result."""
     print(text)

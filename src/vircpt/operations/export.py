@@ -355,9 +355,9 @@ def _abandon(
             backups.end(domain, lambda job: ownership.is_ours(job, directory))
         if planned.create and planned.nonce is not None:
             undo(domain, planned.create, planned.nonce)
-    except VircptError:
+    except VircptError as second:
         error.add_note(
-            f"it is not known what became of export {directory.record.id}"
+            f"({second})\nit is not known what became of export {directory.record.id}"
             + (f" and checkpoint {planned.create}" if planned.create else "")
             + f"; look with vircpt exports, end it with vircpt -d {quoted(domain.name)} release"
         )
