@@ -255,6 +255,6 @@ def test_the_daemon_is_known_by_its_pid_file(image: Path, tmp_path: Path) -> Non
         [Served("vda", str(image), "qcow2")],
     )
     command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    assert f"--pidfile\0{tmp_path}/server.pid".encode() in command
     end(pid)
+    assert f"--pidfile\0{tmp_path}/server.pid".encode() in command
     qemu_io(image, "write 0 64k")  # with the daemon its locks have gone
