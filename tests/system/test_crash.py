@@ -22,6 +22,7 @@ from lab import inject
 from lab.daemon import Libvirtd, poll
 from lab.fixtures import BlankFactory
 from lab.inject import Step
+from lab.state import has_job
 from lab.vms import MIB, Vm
 
 MOMENTS = 8
@@ -35,10 +36,6 @@ def clean_slate() -> Iterator[None]:
 
 def checkpoints(vm: Vm) -> list[str]:
     return sorted(one.getName() for one in vm.domain.listAllCheckpoints())
-
-
-def has_job(vm: Vm) -> bool:
-    return bool(vm.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
 
 def must(vm: Vm, *args: str | Path) -> str:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from lab import inject
 from lab.daemon import poll
 from lab.fixtures import BlankFactory
 from lab.inject import Step
+from lab.state import has_job
 from lab.vms import Vm
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
@@ -35,10 +35,6 @@ def clean_slate() -> Iterator[None]:
 
 def checkpoints(vm: Vm) -> list[str]:
     return sorted(one.getName() for one in vm.domain.listAllCheckpoints())
-
-
-def has_job(vm: Vm) -> bool:
-    return bool(vm.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
 
 class Operation:

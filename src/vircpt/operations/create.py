@@ -68,8 +68,7 @@ class CheckpointOptions:
 def plan(domain: LibvirtDomain, options: CheckpointOptions) -> CheckpointPlan:
     """What `create` would do now; nothing is changed. Raises what `create` raises."""
     facts = domain.facts()
-    drafted, _ = draft(domain, facts, options)
-    return drafted
+    return draft(domain, facts, options)
 
 
 def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoint:
@@ -81,7 +80,7 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
     with records.locked(domain.uuid, domain.name):
         facts = domain.facts()
         jobs.refuse(domain, but_backups=True)
-        planned, _ = draft(domain, facts, options)
+        planned = draft(domain, facts, options)
         result = agent.FreezeResult()
         try:
             with agent.frozen(domain, facts, options.freeze, options.freeze_limit) as result:
@@ -104,10 +103,8 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
     )
 
 
-def draft(
-    domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions
-) -> tuple[CheckpointPlan, Selection]:
-    """The plan, and the disks it is about."""
+def draft(domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions) -> CheckpointPlan:
+    """What is to be made; raises what `create` raises."""
     if options.name is not None:
         names.check(options.name)
     if options.keep_last is not None and options.keep_last < 1:
@@ -137,7 +134,7 @@ def draft(
         selection.left_out,
         nonce,
     )
-    planned = CheckpointPlan(
+    return CheckpointPlan(
         domain=domain.name,
         name=name,
         xml=definition,
@@ -146,7 +143,6 @@ def draft(
         drops=tuple(one.name for one in drops),
         nonce=nonce,
     )
-    return planned, selection
 
 
 def need_running(facts: DomainFacts, why: str) -> None:

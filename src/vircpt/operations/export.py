@@ -233,8 +233,7 @@ def _draft_checkpoint(
             why="; ".join(f"{disk.target}: {disk.no_checkpoint}" for disk in selection.disks),
             domain=facts.name,
         )
-    drafted, _ = draft(domain, facts, CheckpointOptions(name=name, disks=can))
-    return drafted
+    return draft(domain, facts, CheckpointOptions(name=name, disks=can))
 
 
 def _check_place(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> None:

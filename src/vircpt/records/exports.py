@@ -39,12 +39,10 @@ _UUID = re.compile(r"[0-9a-fA-F-]{36}\Z")
 
 @dataclass(frozen=True)
 class DiskRecord:
-    """A disk of an export: its size in bytes, the checkpoint its bitmap comes from, if any."""
+    """A disk of an export: the checkpoint its bitmap comes from, if any."""
 
     target: str
-    size: int | None = None
     since: str | None = None
-    scratch: str | None = None
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,7 @@ SHARED_DIRECTORY = settings(suppress_health_check=[HealthCheck.function_scoped_f
 disks = st.builds(
     DiskRecord,
     target=TEXT,
-    size=st.none() | st.integers(0, 1 << 60),
     since=st.none() | TEXT,
-    scratch=st.none() | TEXT,
 )
 records = st.builds(
     ExportRecord,
