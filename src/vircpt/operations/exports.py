@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError, quoted
-from vircpt.hypervisor import backups
+from vircpt.hypervisor import backups, jobs
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
@@ -124,7 +124,7 @@ def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, i
     if not ownership.is_alive(connection, one):
         return ExportState.DEAD, None
     domain = domains.find(connection, record.uuid)
-    job = backups.current_job(domain) if domain else None
+    job = jobs.current(domain) if domain else None
     return ExportState.RUNNING, job.scratch_used if job else None
 
 
@@ -134,7 +134,7 @@ def _foreign(connection: Connection, ours: set[str]) -> list[ExportStatus]:
         if domain.uuid in ours:
             continue
         try:
-            job, running = backups.current(domain), backups.current_job(domain)
+            job, running = backups.current(domain), jobs.current(domain)
         except VircptError:
             continue  # it has ended since we listed it
         if job:

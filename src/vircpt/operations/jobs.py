@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from vircpt.errors import Busy, quoted
-from vircpt.hypervisor import backups
+from vircpt.hypervisor import jobs
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.units import format_duration
 
 
 def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
     """Raise Busy if a job holds the domain; `but_backups`, which leave checkpoints alone."""
-    job = backups.current_job(domain)
-    if job is None or (but_backups and job.operation == backups.BACKUP):
+    job = jobs.current(domain)
+    if job is None or (but_backups and job.operation == jobs.BACKUP):
         return
     raise Busy(
         f"domain {domain.name} is busy",
@@ -24,5 +24,5 @@ def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
 
 def holds(domain: LibvirtDomain) -> bool:
     """True if a job runs that keeps QEMU from being asked for its bitmaps."""
-    job = backups.current_job(domain)
-    return job is not None and job.operation != backups.BACKUP
+    job = jobs.current(domain)
+    return job is not None and job.operation != jobs.BACKUP
