@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from lab.fixtures import BlankFactory, Cli
-from lab.state import EXPORTS, begin_foreign_job, checkpoints, has_job, leftovers
+from lab.state import EXPORTS, begin_foreign_job, checkpoints, end_job, has_job, leftovers
 from lab.vms import MIB, Disk, Vm
 
 CLUSTER = 65536
@@ -261,7 +261,7 @@ def test_exports_names_foreign_jobs_and_release_leaves_them(blank: BlankFactory,
     assert "not vircpt's" in done.stderr
     assert cli("-d", vm.name, "release", "--force").returncode == 11
     assert has_job(vm)
-    vm.domain.abortJob()
+    end_job(vm)
 
 
 def test_release_without_an_export(blank: BlankFactory, cli: Cli) -> None:

@@ -27,7 +27,7 @@ from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.operations.tcp import TcpListen, check_tcp
 from vircpt.records import exports as records
 from vircpt.records.exports import DiskRecord, ExportDirectory, ExportRecord
-from vircpt.units import format_duration
+from vircpt.units import format_age
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,7 @@ def _refuse_second(domain: LibvirtDomain) -> None:
         raise Busy(
             f"domain {domain.name} is being exported already",
             why=f"export {record.id}, started by {record.user} "
-            f"{format_duration(max(0.0, time.time() - record.created))} ago",
+            f"{format_age(time.time() - record.created)} ago",
             domain=domain.name,
             hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )

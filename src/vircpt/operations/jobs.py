@@ -5,7 +5,7 @@ from __future__ import annotations
 from vircpt.errors import Busy, quoted
 from vircpt.hypervisor import jobs
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.units import format_duration
+from vircpt.units import format_age
 
 
 def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
@@ -16,7 +16,7 @@ def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
     raise Busy(
         f"domain {domain.name} is busy",
         why=f"a {job.operation} job that vircpt did not start has run for "
-        f"{format_duration(job.seconds)}",
+        f"{format_age(job.seconds)}",
         domain=domain.name,
         hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
     )
