@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from vircpt import trace
@@ -150,8 +151,13 @@ def copy(
 
 
 def nbdinfo(uri: str, *, as_json: bool = False) -> str:
-    """What the tool nbdinfo tells of an NBD export."""
+    """What the tool nbdinfo tells of an NBD export.
+
+    It guesses the content by `file`; where that is missing nbdinfo 1.14 prints stray bytes.
+    """
     options = ["--json"] if as_json else []
+    if which("file") is None:
+        options.append("--no-content")
     return _run(["nbdinfo", *options, "--", uri], "nbdinfo failed")
 
 
@@ -209,6 +215,7 @@ def _run(command: Sequence[str], what: str) -> str:
             command,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             stdin=subprocess.DEVNULL,
             check=False,
             umask=_UMASK,

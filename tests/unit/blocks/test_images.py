@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -260,3 +261,14 @@ def test_nbdinfo_tells_of_an_export(uri: str) -> None:
 def test_nbdinfo_of_nothing_fails_in_words(tmp_path: Path) -> None:
     with pytest.raises(VircptError, match="nbdinfo failed"):
         images.nbdinfo(nbd.unix_uri("vda", str(tmp_path / "nbd.sock")))
+
+
+def test_nbdinfo_tells_of_an_export_where_there_is_no_file(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = shutil.which("nbdinfo")
+    assert tool
+    (tmp_path / "nbdinfo").symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "export-size: 4194304" in images.nbdinfo(uri)
+    assert "content:" not in images.nbdinfo(uri)
