@@ -123,7 +123,7 @@ class Offline(Operation):
     running = False
 
     def recover(self) -> None:
-        served = any("qemu-storage-daemon" in line for line in inject.processes())
+        served = any("guest=/var/lib/vircpt/" in line for line in inject.processes())
         again = inject.run("-d", self.vm.name, *self.args)
         assert again.returncode in ((0, 11) if served else (0,)), inject.shown(again)
         must(self.vm, "release")

@@ -24,7 +24,6 @@ _UMASK = 0o077
 """What comes out of a VM's disk is for nobody else to read."""
 _PACKAGES = {
     "qemu-img": "qemu-utils",
-    "qemu-storage-daemon": "qemu-system-common",
     "nbdinfo": "libnbd-bin",
 }
 FORMATS = ("qcow2", "raw")
@@ -55,32 +54,30 @@ class ImageInfo:
     size: int
     compat: str | None
     bitmaps: tuple[StoredBitmap, ...]
+    backing: str | None = None
+    """the image below it, as its header names it"""
+    backing_format: str | None = None
 
 
 def info(path: str, image_format: str) -> ImageInfo:
     """Read an image's header; also while QEMU has it open (its bitmaps are then out of date)."""
-    return _parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
-
-
-def chain(path: str, image_format: str) -> list[ImageInfo]:
-    """The image and those below it, from the top."""
-    command = _info(path, image_format)
-    command.insert(2, "--backing-chain")
-    found = json.loads(_run(command, f"cannot read the images below {path}"))
-    return [_parse_info(one) for one in found]
+    return parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
 
 
 def _info(path: str, image_format: str) -> list[str]:
     return ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path]
 
 
-def _parse_info(data: dict[str, Any]) -> ImageInfo:
+def parse_info(data: dict[str, Any]) -> ImageInfo:
+    """From QEMU's ImageInfo, as qemu-img and QMP tell it."""
     details = data.get("format-specific", {}).get("data", {})
     return ImageInfo(
         path=data["filename"],
         format=data["format"],
         size=data["virtual-size"],
         compat=details.get("compat"),
+        backing=data.get("backing-filename"),
+        backing_format=data.get("backing-filename-format"),
         bitmaps=tuple(
             StoredBitmap(
                 one["name"],

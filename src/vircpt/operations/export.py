@@ -201,11 +201,9 @@ def _plan_disk(
     covered = base.disk(disk.target)
     if covered is None:
         return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
-    then = sources.get(disk.target)
-    if then and disk.chain and then not in disk.chain:
-        return PlannedDisk(disk.target, None, f"it had another image ({then}) at {base.name}")
-    if not facts.is_active and offline.is_spread(disk, base.name):
-        return PlannedDisk(disk.target, None, "its bitmap is spread over a chain of images")
+    moved = _moved(disk, sources.get(disk.target), base.name, facts)
+    if moved:
+        return PlannedDisk(disk.target, None, moved)
     size = domain.capacity(disk.target)
     if covered.capacity is not None and covered.capacity != size:
         change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
@@ -221,6 +219,18 @@ def _plan_disk(
             f"vircpt -d {quoted(facts.name)} list",
         )
     return PlannedDisk(disk.target, base.name)
+
+
+def _moved(disk: Disk, then: str | None, name: str, facts: DomainFacts) -> str | None:
+    """Why an image that is not the one of the checkpoint has no use for its bitmap.
+
+    An external snapshot spreads the bitmap over the chain; QEMU puts it together again.
+    """
+    if not then or then == disk.source:
+        return None
+    if disk.chain and then not in disk.chain:
+        return f"it had another image ({then}) at {name}"
+    return None if facts.is_active else "its bitmap is spread over a chain of images"
 
 
 def _draft_checkpoint(

@@ -37,10 +37,11 @@ def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
 
 
 def is_served(directory: ExportDirectory) -> bool:
-    """True if a storage daemon of ours serves the export of a shut-off domain."""
-    from vircpt.blocks import storage_daemon
+    """True if a server of ours serves the export of a shut-off domain."""
+    from vircpt.blocks import image_server
 
-    return bool(processes.find(*storage_daemon.marked(directory.server_mark)))
+    words = image_server.marked(directory.server_mark)
+    return bool(processes.find(*words, owner=_server_owner(directory)))
 
 
 def is_alive(connection: Connection, directory: ExportDirectory) -> bool:
@@ -66,8 +67,17 @@ def domain_of(connection: Connection, directory: ExportDirectory) -> LibvirtDoma
 
 
 def stop_processes(directory: ExportDirectory) -> None:
-    """End the export's watcher and its storage daemon, if they live."""
-    from vircpt.blocks import storage_daemon
+    """End the export's watcher and its server, if they live."""
+    from vircpt.blocks import image_server
 
     processes.end(WATCHER, directory.record.id)
-    processes.end(*storage_daemon.marked(directory.server_mark))
+    words = image_server.marked(directory.server_mark)
+    processes.end(*words, owner=_server_owner(directory))
+
+
+def _server_owner(directory: ExportDirectory) -> int | None:
+    """The server runs as QEMU's user."""
+    try:
+        return directory.owner.st_uid
+    except FileNotFoundError:
+        return None

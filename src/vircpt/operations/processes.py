@@ -12,31 +12,32 @@ import signal
 from pathlib import Path
 
 _PATIENCE = 10.0
-_PROGRAMS = ("qemu-storage-daemon", "python")
+_PROGRAMS = ("qemu", "python")
 
 
-def find(*words: str) -> list[int]:
-    """Pids of processes of our user, or root's, whose command line holds these words in a row."""
+def find(*words: str, owner: int | None = None) -> list[int]:
+    """Pids of processes of our user, root or `owner` whose command line holds these words in
+    a row."""
     wanted = _row(words)
-    return [pid for pid in _pids() if _matches(pid, wanted)]
+    return [pid for pid in _pids() if _matches(pid, wanted, owner)]
 
 
-def end(*words: str) -> None:
+def end(*words: str, owner: int | None = None) -> None:
     """End those processes, and wait until they have gone; never ourselves."""
     wanted = _row(words)
     for pid in _pids():
-        if pid != os.getpid() and _matches(pid, wanted):
-            _end(pid, wanted)
+        if pid != os.getpid() and _matches(pid, wanted, owner):
+            _end(pid, wanted, owner)
 
 
-def _end(pid: int, wanted: bytes) -> None:
+def _end(pid: int, wanted: bytes, owner: int | None) -> None:
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         # now the pid can't be given to another process unnoticed
-        if not _matches(pid, wanted):
+        if not _matches(pid, wanted, owner):
             return
         signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], _PATIENCE)[0]:
@@ -52,16 +53,17 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _matches(pid: int, wanted: bytes) -> bool:
+def _matches(pid: int, wanted: bytes, owner: int | None) -> bool:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        owner = Path(f"/proc/{pid}").stat().st_uid
+        uid = Path(f"/proc/{pid}").stat().st_uid
         program = Path(f"/proc/{pid}/exe").readlink().name
     except OSError:
         return False
-    if not program.startswith(_PROGRAMS):  # su and sudo take any words, from anybody
+    if uid not in (os.geteuid(), 0, owner) or wanted not in b"\0" + command:
         return False
-    return owner in (os.geteuid(), 0) and wanted in b"\0" + command
+    # su and sudo, which run as root, take any words, from anybody
+    return uid not in (os.geteuid(), 0) or program.startswith(_PROGRAMS)
 
 
 def _row(words: tuple[str, ...]) -> bytes:

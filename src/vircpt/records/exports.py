@@ -93,11 +93,18 @@ class ExportDirectory:
 
     @property
     def server_mark(self) -> Path:
-        """The pid file, by which the storage daemon of a shut-off domain's export is known.
+        """What the server of a shut-off domain's export is known by."""
+        return self.path
 
-        It is root who writes it, and its log: not in QEMU's directory.
-        """
-        return self.path / "server.pid"
+    @property
+    def server_log(self) -> Path:
+        """Opened by root: not in QEMU's directory."""
+        return self.path / "server.log"
+
+    @property
+    def owner(self) -> os.stat_result:
+        """Who QEMU runs as."""
+        return (self.path / "io").stat(follow_symlinks=False)
 
     @property
     def scratch(self) -> Path:

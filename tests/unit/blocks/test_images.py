@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vircpt.blocks import images, nbd, storage_daemon
+from lab import serving
+from vircpt.blocks import images, nbd
+from vircpt.blocks.image_server import Endpoint
 from vircpt.blocks.images import StoredBitmap
-from vircpt.blocks.storage_daemon import Endpoint, Served
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 
 # the daemon outlives the object that started it
@@ -46,12 +46,9 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = directory / "disk.img"
     path.write_bytes(b"\x5a" * MIB + b"\0" * 3 * MIB)
     endpoint = Endpoint(socket=directory / "nbd.sock")
-    pid = storage_daemon.start(
-        directory / "server.pid", endpoint, [Served("vda", str(path), "raw")]
-    )
+    pid = serving.start(directory / "server", endpoint, serving.Served("vda", str(path), "raw"))
     yield nbd.unix_uri("vda", str(endpoint.socket))
-    os.kill(pid, signal.SIGTERM)
-    os.waitpid(pid, 0)
+    serving.end(pid)
 
 
 def read_raw(path: Path, image_format: str) -> bytes:
