@@ -372,3 +372,23 @@ def test_names_with_dots_and_of_200_characters(blank: BlankFactory, cli: Cli) ->
         assert cli("-d", vm.name, "redefine", "-", "--validate", input=xml).returncode == 0
         assert cli("-d", vm.name, "delete", "--name", name).returncode == 0
     assert checkpoints(vm) == []
+
+
+def test_the_time_is_over_while_the_command_runs(blank: BlankFactory, cli: Cli) -> None:
+    """What it read may not be all, whatever it says itself."""
+    blank("vm1")
+    wait = "while [ -e $VIRCPT_SOCKET ]; do sleep 0.05; done"
+    for command, status in ((wait, 1), (f"{wait}; exit 42", 42)):
+        done = cli("-d", "vm1", "export", "--ttl", "1s", "--run", command)
+        assert done.returncode == status
+        assert "ended before the command did: its --ttl was over" in done.stderr
+        assert leftovers() == []
+
+
+def test_it_is_released_while_the_command_runs(blank: BlankFactory, cli: Cli) -> None:
+    vm = blank("vm1")
+    vircpt = Path(__file__).parents[2] / ".venv/bin/vircpt"
+    done = cli("-d", vm.name, "export", "--run", f"{vircpt} -d vm1 release --force")
+    assert done.returncode == 1
+    assert "ended before the command did: it was released" in done.stderr
+    assert leftovers() == []

@@ -126,7 +126,24 @@ def command(
     with export:
         resume()
         _tell_start(session, export)
-        return export.run(run_command)
+        status = export.run(run_command)
+        if not export.is_running():
+            _tell_early_end(session, export, status)
+        return status
+
+
+def _tell_early_end(session: Session, export: Export, status: int) -> None:
+    """Whatever the command says: what it read may not be all."""
+    import time
+
+    from vircpt.errors import VircptError
+
+    what = f"the export of domain {export.domain} ended before the command did"
+    is_over = export.expires is not None and time.time() >= export.expires
+    why = "its --ttl was over" if is_over else "it was released, or the guest died"
+    if status == 0:
+        raise VircptError(what, why=why, domain=export.domain, hint="what it read may not be all")
+    output.warning(session, f"{what}: {why}")
 
 
 def _details(export: Export) -> tuple[DiskDetails, ...]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE = 10.0
 _PROGRAMS = ("qemu", "python")
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 def find(*words: str, owner: int | None = None) -> list[int]:
@@ -69,3 +72,46 @@ def _matches(pid: int, wanted: bytes, owner: int | None) -> bool:
 def _row(words: tuple[str, ...]) -> bytes:
     """The words as /proc shows them, between NULs."""
     return b"".join(b"\0" + os.fsencode(word) for word in words) + b"\0"
+
+
+@contextmanager
+def adopting() -> Iterator[None]:
+    """Inside, descendants whose parents end become our children (prctl(2))."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    before = ctypes.c_int()
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+def descendants() -> list[int]:
+    """Pids of our living descendants that are in our session."""
+    session = os.getsid(0)
+    children: dict[int, list[tuple[int, bool]]] = {}
+    for pid in _pids():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            continue
+        # after the name in parentheses: state, parent, process group, session (proc(5))
+        state, parent, _, sid = text.rpartition(")")[2].split()[:4]
+        lives = state not in ("Z", "X") and int(sid) == session
+        children.setdefault(int(parent), []).append((pid, lives))
+    found = []
+    todo = [os.getpid()]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += [pid for pid, lives in below if lives]
+        todo += [pid for pid, _ in below]
+    return found
+
+
+def tell(pid: int, number: int) -> None:
+    """Send a signal to one of our descendants; it may have gone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
