@@ -316,6 +316,19 @@ def test_ctrl_c_in_a_terminal(blank: BlankFactory, tmp_path: Path) -> None:
     nothing_runs(vm)
 
 
+@pytest.mark.parametrize("form", [(), ("--json",), ("--run", "echo ran")])
+def test_nobody_reads_what_it_tells(form: tuple[str, ...], blank: BlankFactory) -> None:
+    vm = blank()
+    reading, writing = os.pipe()
+    os.close(reading)
+    args = ["-d", vm.name, "export", "--create", "new", *form]
+    done = subprocess.run([inject.PROGRAM, *args], stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert checkpoints(vm) == []
+    nothing_runs(vm)
+
+
 def test_a_second_signal_does_not_disturb_the_clean_up(blank: BlankFactory) -> None:
     vm = blank()
     orders = "int:after:virDomainBackupBegin;int:virDomainAbortJob;term:os.rmdir"

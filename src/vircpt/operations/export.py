@@ -90,7 +90,7 @@ def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
 def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
     """Start the export. It runs until it is released, whatever becomes of this process.
 
-    From its return on interruptions wait (see interrupts.hold): the caller resumes.
+    Inside of interrupts.telling interruptions wait from its return on.
 
     Raises Busy if the domain has a job already, NotFound for an unknown checkpoint or disk,
     BrokenChain if the checkpoint's bitmap is damaged, NotSupported where it can't be.
