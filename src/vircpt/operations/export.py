@@ -26,7 +26,8 @@ from vircpt.operations.create import CheckpointOptions, CheckpointPlan, draft, r
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.operations.tcp import TcpListen, check_tcp
 from vircpt.records import exports as records
-from vircpt.records.exports import DiskRecord, ExportDirectory, ExportRecord
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord, ExportRecord
 from vircpt.units import format_age
 
 

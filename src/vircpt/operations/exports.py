@@ -16,6 +16,7 @@ from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations import ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
+from vircpt.records.state import ExportRecord
 
 if TYPE_CHECKING:
     from vircpt.operations import attachments
@@ -78,7 +79,7 @@ def find_running(domain: LibvirtDomain) -> ExportDirectory:
     )
 
 
-def _ours() -> list[records.ExportRecord]:
+def _ours() -> list[ExportRecord]:
     return [one.record for one in records.list_all() if isinstance(one, ExportDirectory)]
 
 

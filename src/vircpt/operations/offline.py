@@ -12,7 +12,8 @@ from vircpt.hypervisor.backups import bitmap_name
 from vircpt.hypervisor.domain import DomainFacts
 from vircpt.operations import chain
 from vircpt.operations.chain import Chain
-from vircpt.records.exports import DiskRecord, ExportDirectory
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord
 
 _PROGRAM = "qemu-system-x86_64"
 

@@ -13,62 +13,26 @@ directory elsewhere that directory gets a sub-directory vircpt-ID, noted in the 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from vircpt import trace
-from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
+from vircpt.errors import Busy, NotFound, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
+from vircpt.records import directories, state
+from vircpt.records.state import ExportRecord
 
 SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
-FORMAT = 1
 _PASSING = ".passing-"
 LOCK_PATIENCE = 1.0
 """Seconds to wait for another vircpt: most of what they do is over sooner."""
 _ID = re.compile(r"[0-9a-f]{8}\Z")
-_UUID = re.compile(r"[0-9a-fA-F-]{36}\Z")
-
-
-@dataclass(frozen=True)
-class DiskRecord:
-    """A disk of an export: the checkpoint its bitmap comes from, if any."""
-
-    target: str
-    since: str | None = None
-
-
-@dataclass(frozen=True)
-class ExportRecord:
-    """What is written down about an export; times in seconds since 1970.
-
-    `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours).
-    `address` and `port` are those of TCP exports; `remote` if QEMU runs on another host.
-    """
-
-    id: str
-    kind: str
-    uri: str
-    domain: str
-    uuid: str
-    user: str
-    created: float
-    disks: tuple[DiskRecord, ...] = ()
-    base: str | None = None
-    checkpoint: str | None = None
-    remote: bool = False
-    address: str | None = None
-    port: int | None = None
-    tls_dir: str | None = None
-    scratch_dir: str | None = None
-    expires: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,22 +85,11 @@ class ExportDirectory:
         trace.tell(f"remove {self.path}")
         with uninterrupted():
             if self.record.scratch_dir:
-                _remove_tree(self.scratch)
+                directories.remove_tree(self.scratch)
             old = _passing(self.path.parent, self.record)
             with suppress(FileNotFoundError):
                 self.path.rename(old)
-            _remove_tree(old)
-
-
-def base() -> Path:
-    """The directory of all that vircpt remembers."""
-    given = os.environ.get("VIRCPT_STATE_DIR")
-    if given:
-        return Path(given).absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/vircpt")
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "vircpt"
+            directories.remove_tree(old)
 
 
 def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirectory:
@@ -144,7 +97,7 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
 
     The id in `record` is replaced by a new one.
     """
-    exports = _make_base() / "exports"
+    exports = directories.make_base() / "exports"
     record = replace(record, id=os.urandom(4).hex())
     directory = ExportDirectory(exports / record.id, record)
     if len(os.fsencode(directory.socket)) > SOCKET_LIMIT:
@@ -154,7 +107,7 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
             hint="set VIRCPT_STATE_DIR to a directory with a shorter path",
         )
     if record.scratch_dir:
-        _check_scratch(Path(record.scratch_dir))
+        directories.check_scratch(Path(record.scratch_dir))
     trace.tell(f"make {directory.path}")
     try:
         _make_directory(directory.path, record, owner)
@@ -172,9 +125,9 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
 def _make_scratch(directory: ExportDirectory, owner: tuple[int, int] | None) -> None:
     if directory.record.scratch_dir:
         try:
-            _make_private(directory.scratch, owner)
-        except BaseException:
-            _remove_tree(directory.path)  # and not the scratch directory: it is somebody else's
+            directories.make_private(directory.scratch, owner)
+        except BaseException:  # the scratch directory that is there is somebody else's
+            directories.remove_tree(directory.path)
             raise
 
 
@@ -185,11 +138,11 @@ def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | N
         new.mkdir()
         try:
             new.chmod(0o711)
-            _write_state(new, record)
-            _make_private(new / "io", owner)
+            state.write(new, record)
+            directories.make_private(new / "io", owner)
             new.rename(path)
         except BaseException:
-            _remove_tree(new)
+            directories.remove_tree(new)
             raise
 
 
@@ -204,12 +157,12 @@ def _sweep(exports: Path, uuid: str) -> None:
     Whoever calls holds the domain's lock: nobody else is at it.
     """
     for path in exports.glob(f"{_PASSING}{glob.escape(uuid)}-*"):
-        _remove_tree(path)
+        directories.remove_tree(path)
 
 
 def read(export_id: str) -> ExportDirectory:
     """The export with that id; raises NotFound, or VircptError if its state is damaged."""
-    found = _read(base() / "exports" / export_id) if _ID.match(export_id) else None
+    found = _read(directories.base() / "exports" / export_id) if _ID.match(export_id) else None
     if found is None:
         raise NotFound(f"no export {export_id!r}", hint="see vircpt exports")
     if isinstance(found, Damaged):
@@ -220,12 +173,12 @@ def read(export_id: str) -> ExportDirectory:
 def list_all() -> list[ExportDirectory | Damaged]:
     """All exports that are written down, oldest first, then what can't be read."""
     try:
-        entries = sorted(one.name for one in (base() / "exports").iterdir())
+        entries = sorted(one.name for one in (directories.base() / "exports").iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unusable(base(), error) from error
-    found = [_read(base() / "exports" / name) for name in entries if _ID.match(name)]
+        raise directories.unusable(directories.base(), error) from error
+    found = [_read(directories.base() / "exports" / name) for name in entries if _ID.match(name)]
     good = [one for one in found if isinstance(one, ExportDirectory)]
     bad = [one for one in found if isinstance(one, Damaged)]
     return [*sorted(good, key=lambda one: one.record.created), *bad]
@@ -247,12 +200,12 @@ def locked(uuid: str, domain: str, patience: float = LOCK_PATIENCE) -> Iterator[
     """
     import fcntl
 
-    top = _make_base()
+    top = directories.make_base()
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         handle = os.open(top / "locks" / uuid, flags, 0o600)
     except OSError as error:
-        raise _unusable(top, error) from error
+        raise directories.unusable(top, error) from error
     deadline = time.monotonic() + patience
     try:
         while True:
@@ -273,89 +226,9 @@ def locked(uuid: str, domain: str, patience: float = LOCK_PATIENCE) -> Iterator[
         os.close(handle)
 
 
-def _make_base() -> Path:
-    top = base()
-    try:
-        for path, mode in ((top, 0o711), (top / "exports", 0o711), (top / "locks", 0o700)):
-            if not path.is_dir():
-                path.mkdir(mode=mode, parents=True, exist_ok=True)
-                path.chmod(mode)
-            _check_ours(path)
-    except OSError as error:
-        raise _unusable(top, error) from error
-    return top
-
-
-def _unusable(top: Path, error: OSError) -> VircptError:
-    return VircptError(
-        f"cannot use {top} for the state of exports",
-        why=f"{error.filename}: {error.strerror}",
-        hint="run as root, or set VIRCPT_STATE_DIR to a directory of yours",
-    )
-
-
-def _check_ours(path: Path) -> None:
-    """A directory that somebody else can write to could be made to lead us astray."""
-    status = path.stat()
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-        raise NotSupported(
-            f"{path} can't be trusted",
-            why="other users may write to it, or own it",
-            hint=f"chown it to yourself and chmod go-w {path}",
-        )
-
-
-def _check_scratch(path: Path) -> None:
-    if not path.is_absolute():
-        raise InvalidInput(f"the scratch directory {path} is no absolute path")
-    if not path.is_dir():
-        raise InvalidInput(f"the scratch directory {path} is no directory", hint="make it first")
-
-
-def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
-    path.mkdir(mode=0o700)  # fails if anything is there, a link too
-    try:
-        if owner and os.geteuid() == 0:
-            _hand_over(path, owner)
-    except BaseException:
-        path.rmdir()
-        raise
-
-
-def _hand_over(path: Path, owner: tuple[int, int]) -> None:
-    """By its handle: in a directory of somebody else the name may lead elsewhere by now."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(handle)
-        if status.st_uid != 0 or status.st_mode & 0o077:
-            raise NotSupported(
-                f"somebody meddles with {path}",
-                why="it is not the directory that was just made",
-                hint="use a directory that only root may write to",
-            )
-        os.fchown(handle, *owner)
-    finally:
-        os.close(handle)
-
-
-def _write_state(directory: Path, record: ExportRecord) -> None:
-    data = json.dumps({"format": FORMAT, **asdict(record)}, indent=1)
-    temporary = directory / f".state-{os.urandom(4).hex()}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / "state.json")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _read(directory: Path) -> ExportDirectory | Damaged | None:
     try:
-        text = (directory / "state.json").read_text()
+        text = (directory / state.NAME).read_text()
     except NotADirectoryError:
         return None
     except FileNotFoundError:
@@ -365,65 +238,6 @@ def _read(directory: Path) -> ExportDirectory | Damaged | None:
     except (OSError, UnicodeDecodeError) as error:
         return Damaged(directory.name, directory, str(error))
     try:
-        return ExportDirectory(directory, _parse(json.loads(text), directory.name))
+        return ExportDirectory(directory, state.parse(text, directory.name))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return Damaged(directory.name, directory, f"state.json: {type(error).__name__}: {error}")
-
-
-def _parse(data: dict[str, Any], export_id: str) -> ExportRecord:
-    if data.pop("format") != FORMAT:
-        raise ValueError("it was written by another version of vircpt")
-    if data["id"] != export_id:
-        raise ValueError("it belongs to another export")
-    data["disks"] = tuple(DiskRecord(**disk) for disk in data["disks"])
-    record = ExportRecord(**data)
-    if record.kind not in ("live", "offline"):
-        raise ValueError(f"unknown kind {record.kind!r}")
-    if not isinstance(record.uuid, str) or not _UUID.match(record.uuid):
-        raise ValueError("that is no UUID")
-    _check_types(record)
-    for disk in record.disks:
-        _check_types(disk)
-    return record
-
-
-def _check_types(record: ExportRecord | DiskRecord) -> None:
-    """Raise ValueError unless each field is what its annotation says."""
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
-    for one in fields(record):
-        names = str(one.type).split(" | ")
-        if names[0] not in kinds:
-            continue
-        value = getattr(record, one.name)
-        allowed = tuple(kinds[name] for name in names)
-        is_bool = isinstance(value, bool)
-        if is_bool != (names == ["bool"]) or not isinstance(value, allowed):  # type: ignore[arg-type]
-            raise ValueError(f"{one.name} is a {type(value).__name__}")
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a directory that its owner may be changing meanwhile: rmtree follows no links."""
-    import shutil  # with all its compressors, which who only looks should not wait for
-
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except (RecursionError, OSError):
-        _remove_deep(path)
-
-
-def _remove_deep(path: Path) -> None:
-    """For what QEMU's user has nested too deep for Python; rm follows no links either."""
-    import subprocess
-
-    done = subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--", str(path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise VircptError(
-            f"cannot remove {path}",
-            why=done.stderr.strip()[-500:],
-            hint=f"remove it by hand: rm -r {path}",
-        )

@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
-from vircpt.records import exports
-from vircpt.records.exports import Damaged, DiskRecord, ExportDirectory, ExportRecord
+from vircpt.records import directories, exports
+from vircpt.records.exports import Damaged, ExportDirectory
+from vircpt.records.state import DiskRecord, ExportRecord
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 RECORD = ExportRecord(
@@ -433,14 +434,14 @@ def test_a_base_that_cannot_be_made_is_explained(state_dir: Path) -> None:
 def test_the_base_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/me")
-    assert exports.base() == Path("/home/me/.local/state/vircpt")
+    assert directories.base() == Path("/home/me/.local/state/vircpt")
     monkeypatch.setenv("XDG_STATE_HOME", "/x")
-    assert exports.base() == Path("/x/vircpt")
+    assert directories.base() == Path("/x/vircpt")
     monkeypatch.setenv("VIRCPT_STATE_DIR", "/y")
-    assert exports.base() == Path("/y")
+    assert directories.base() == Path("/y")
     monkeypatch.delenv("VIRCPT_STATE_DIR")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert exports.base() == Path("/var/lib/vircpt")
+    assert directories.base() == Path("/var/lib/vircpt")
 
 
 # What a vircpt that was killed leaves
