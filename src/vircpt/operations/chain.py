@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vircpt import ways
 from vircpt.blocks.image_server import ImageServer, Layer, User
 from vircpt.blocks.images import ImageInfo
 from vircpt.errors import NotSupported, VircptError
@@ -27,7 +28,6 @@ from vircpt.hypervisor.domain import Disk
 
 _DEEPEST = 200
 _PROTOCOL = re.compile(r"[^/]*:")
-_LINKS_MAX = 40
 
 
 @dataclass(frozen=True)
@@ -152,39 +152,18 @@ def is_replaceable(path: str, user: User) -> bool:
 
     Raises OSError if there is no such file.
     """
-    current = "/"
-    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
-    links = 0
-    while todo:
-        part = todo.pop()
-        if part == "..":
-            current = os.path.dirname(current)  # noqa: PTH120
-            continue
-        entry = os.path.join(current, part)  # noqa: PTH118
-        status = os.lstat(entry)
-        if _can_replace(os.stat(current), status, current, user):  # noqa: PTH116
-            return True
-        if not stat.S_ISLNK(status.st_mode):
-            current = entry
-            continue
-        links += 1
-        if links > _LINKS_MAX:
-            raise OSError(f"too many links on the way to {path}")
-        target = os.readlink(entry)  # noqa: PTH115
-        if target.startswith("/"):
-            current = "/"
-        todo += [one for one in reversed(target.split("/")) if one not in ("", ".")]
-    return False
+    return any(_can_replace(step, user) for step in ways.walk(path))
 
 
-def _can_replace(directory: os.stat_result, entry: os.stat_result, path: str, user: User) -> bool:
+def _can_replace(step: ways.Step, user: User) -> bool:
+    directory = step.directory_status
     if user.uid in (0, directory.st_uid):
         return user.uid != 0
     mode = directory.st_mode
-    by_group = mode & 0o020 and (directory.st_gid in user.groups or _has_acl(path))
+    by_group = mode & 0o020 and (directory.st_gid in user.groups or _has_acl(step.directory))
     if not (mode & 0o002 or by_group):
         return False
-    return not mode & stat.S_ISVTX or entry.st_uid == user.uid
+    return not mode & stat.S_ISVTX or step.status.st_uid == user.uid
 
 
 def _has_acl(path: str) -> bool:

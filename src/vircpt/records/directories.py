@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
+from vircpt import ways
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 
 
@@ -28,9 +30,36 @@ def make_base() -> Path:
                 path.mkdir(mode=mode, parents=True, exist_ok=True)
                 path.chmod(mode)
             _check_ours(path)
+        check(top)
     except OSError as error:
         raise unusable(top, error) from error
     return top
+
+
+def check(top: Path) -> None:
+    """Raise NotSupported if somebody else could lead us astray; OSError if it is not there.
+
+    Links are good as long as nobody else could have made them.
+    """
+    for path in (top / "exports", top / "locks"):
+        for step in ways.walk(str(path)):
+            _check_step(step)
+        _check_ours(path)
+
+
+def _check_step(step: ways.Step) -> None:
+    directory = step.directory_status
+    ours = (0, os.geteuid())
+    by_others = directory.st_mode & 0o022
+    if os.geteuid() != 0 and directory.st_gid == os.getegid():
+        by_others &= 0o002  # many a user has a group of their own
+    is_safe = directory.st_mode & stat.S_ISVTX and step.status.st_uid in ours
+    if directory.st_uid not in ours or (by_others and not is_safe):
+        raise NotSupported(
+            f"{step.entry} can't be trusted",
+            why=f"other users may write to {step.directory}, or own it",
+            hint=f"chmod go-w {step.directory}, or set VIRCPT_STATE_DIR to another directory",
+        )
 
 
 def unusable(top: Path, error: OSError) -> VircptError:

@@ -173,6 +173,7 @@ def read(export_id: str) -> ExportDirectory:
 def list_all() -> list[ExportDirectory | Damaged]:
     """All exports that are written down, oldest first, then what can't be read."""
     try:
+        directories.check(directories.base())
         entries = sorted(one.name for one in (directories.base() / "exports").iterdir())
     except FileNotFoundError:
         return []

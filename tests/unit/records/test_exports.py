@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -414,6 +414,36 @@ def test_a_base_that_leads_into_anothers_directory_is_not_trusted(
     with pytest.raises(NotSupported, match="can't be trusted"):
         exports.create(RECORD, None)
     assert names_in(open_to_all) == []
+
+
+@pytest.mark.parametrize("verb", [lambda: exports.create(RECORD, None), exports.list_all])
+def test_a_base_below_anothers_directory_is_not_trusted(
+    verb: Callable[[], object], state_dir: Path
+) -> None:
+    """They could put another one in its place."""
+    exports.create(RECORD, None)
+    state_dir.parent.chmod(0o777)
+    with pytest.raises(NotSupported, match="can't be trusted") as caught:
+        verb()
+    assert caught.value.why == f"other users may write to {state_dir.parent}, or own it"
+    state_dir.parent.chmod(0o1777)  # as /tmp, where nobody can rename what is ours
+    verb()
+
+
+def test_a_link_that_others_could_have_made_is_not_followed(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    shared.chmod(0o777)
+    mine.mkdir()
+    (shared / "link").symlink_to(mine)
+    state_dir.symlink_to(shared / "link")
+    with pytest.raises(NotSupported, match="can't be trusted"):
+        exports.create(RECORD, None)
+    shared.chmod(0o755)
+    made = exports.create(RECORD, None)
+    assert exports.list_all() == [made]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
