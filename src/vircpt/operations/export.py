@@ -342,6 +342,13 @@ def _clear_dead(domain: LibvirtDomain) -> None:
 
 
 def _refuse_second(domain: LibvirtDomain) -> None:
+    for damaged in ownership.damaged_that_live(domain):
+        raise Busy(
+            f"domain {domain.name} is being exported already",
+            why=f"export {damaged.id}, whose state is damaged ({damaged.why})",
+            domain=domain.name,
+            hint=f"release it first: vircpt -d {quoted(domain.name)} release",
+        )
     for directory in records.of_domain(domain.uuid):
         record = directory.record
         raise Busy(

@@ -16,7 +16,6 @@ from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations import ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
-from vircpt.records.state import ExportRecord
 
 if TYPE_CHECKING:
     from vircpt.operations import attachments
@@ -63,8 +62,10 @@ def list_exports(connection: Connection) -> list[ExportStatus]:
     from vircpt.operations import attachments
 
     attached = attachments.find_all(connection)
-    found = [_status(connection, one, attached) for one in records.list_all()]
-    return found + _foreign(connection, {one.uuid for one in _ours()})
+    written = records.list_all()
+    ours = {one.uuid if isinstance(one, Damaged) else one.record.uuid for one in written}
+    found = [_status(connection, one, attached) for one in written]
+    return found + _foreign(connection, ours)
 
 
 def find_running(domain: LibvirtDomain) -> ExportDirectory:
@@ -79,8 +80,18 @@ def find_running(domain: LibvirtDomain) -> ExportDirectory:
     )
 
 
-def _ours() -> list[ExportRecord]:
-    return [one.record for one in records.list_all() if isinstance(one, ExportDirectory)]
+def _damaged(connection: Connection, one: Damaged) -> ExportStatus:
+    domain = domains.find(connection, one.uuid) if one.uuid else None
+    advice = "end its job if it runs (virsh domjobinfo, virsh domjobabort), then "
+    advice += f"rm -r {quoted(str(one.directory))}"
+    if one.uuid:
+        advice = f"vircpt -d {quoted(domain.name if domain else one.uuid)} release"
+    return ExportStatus(
+        one.id,
+        domain.name if domain else one.uuid,
+        ExportState.DAMAGED,
+        note=f"its state is damaged ({one.why}); end it: {advice}",
+    )
 
 
 def _status(
@@ -89,9 +100,7 @@ def _status(
     attached: list[attachments.Attachment],
 ) -> ExportStatus:
     if isinstance(one, Damaged):
-        return ExportStatus(
-            one.id, None, ExportState.DAMAGED, note=f"{one.why}; remove {one.directory} by hand"
-        )
+        return _damaged(connection, one)
     record = one.record
     state, scratch = _state(connection, one)
     return ExportStatus(
@@ -130,7 +139,7 @@ def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, i
     return ExportState.RUNNING, job.scratch_used if job else None
 
 
-def _foreign(connection: Connection, ours: set[str]) -> list[ExportStatus]:
+def _foreign(connection: Connection, ours: set[str | None]) -> list[ExportStatus]:
     found = []
     for domain in domains.list_domains(connection, active=True):
         if domain.uuid in ours:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vircpt.errors import Busy, NotFound, quoted
 from vircpt.hypervisor import backups
@@ -36,9 +37,13 @@ def release(connection: Connection, name: str, *, force: bool = False) -> list[R
     domain, uuid = _find(connection, name)
     with records.locked(uuid, name, _PATIENCE):
         found = records.of_domain(uuid)
-        if not found:
+        damaged = records.damaged_of(uuid)
+        if not found and not damaged:
             _refuse_foreign(domain, name)
-        return [_release(connection, directory, force) for directory in found]
+        return [
+            *(_release(connection, directory, force, domain) for directory in found),
+            *(_release_damaged(connection, one.stand_in(name), force, domain) for one in damaged),
+        ]
 
 
 def release_one(connection: Connection, export_id: str, *, force: bool = False) -> ReleasedExport:
@@ -54,10 +59,17 @@ def release_expired(connection: Connection, directory: ExportDirectory) -> None:
     release_one(connection, directory.record.id, force=True)
 
 
-def _release(connection: Connection, directory: ExportDirectory, force: bool) -> ReleasedExport:
+def _release(
+    connection: Connection,
+    directory: ExportDirectory,
+    force: bool,
+    domain: LibvirtDomain | None = None,
+) -> ReleasedExport:
+    """`domain`, if it has been looked up on that connection."""
     record = directory.record
-    alive = ownership.is_alive(connection, directory)
-    domain = ownership.domain_of(connection, directory)
+    if domain is None or record.uri != connection.uri:
+        domain = ownership.domain_of(connection, directory)
+    alive = ownership.is_alive_on(domain, directory)
     if alive and not force:
         attachments.refuse_attached(domain.connection if domain else connection, directory)
     with uninterrupted():
@@ -68,13 +80,44 @@ def _release(connection: Connection, directory: ExportDirectory, force: bool) ->
     return ReleasedExport(record.id, record.domain, alive)
 
 
+def _release_damaged(
+    connection: Connection, directory: ExportDirectory, force: bool, domain: LibvirtDomain | None
+) -> ReleasedExport:
+    """Its job tells what its state does not: that it runs, and where its scratch files are."""
+    job = backups.current(domain) if domain else None
+    ours = job if job and ownership.looks_ours(job, directory) else None
+    alive = ours is not None or ownership.is_served(directory)
+    if alive and not force:
+        attachments.refuse_attached(connection, directory)
+    with uninterrupted():
+        if ours and domain:
+            backups.end(domain, lambda job: ownership.looks_ours(job, directory))
+        ownership.stop_processes(directory)
+        scratch = _scratch_of(ours, directory) if not connection.is_remote else None
+        record = replace(directory.record, scratch_dir=scratch)
+        replace(directory, record=record).remove()
+    return ReleasedExport(record.id, record.domain, alive)
+
+
+def _scratch_of(job: backups.BackupJob | None, directory: ExportDirectory) -> str | None:
+    """The directory that was given with --scratch-dir."""
+    for path in job.scratch_files if job else ():
+        parent = Path(path).parent
+        if parent.name == ownership.scratch_mark(directory):
+            return str(parent.parent)
+    return None
+
+
 def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]:
     """The domain, or if it has been undefined the UUID that its export was written down with."""
     try:
         domain = domains.lookup(connection, name)
     except NotFound:
         for one in records.list_all():
-            if not isinstance(one, Damaged) and name in (one.record.domain, one.record.uuid):
+            if isinstance(one, Damaged):
+                if one.uuid == name:
+                    return None, name
+            elif name in (one.record.domain, one.record.uuid):
                 return None, one.record.uuid
         raise
     return domain, domain.uuid

@@ -2,6 +2,7 @@
 
     BASE/exports/ID/             0711  ours: only we can write here
     BASE/exports/ID/state.json   0600  written before libvirt is asked for anything
+    BASE/exports/ID/of-UUID      0600  empty: the domain, should the state be damaged
     BASE/exports/ID/io/          0700  QEMU's: the socket, and the scratch files by default
 
 BASE is VIRCPT_STATE_DIR, else /var/lib/vircpt for root and XDG_STATE_HOME/vircpt for others.
@@ -30,6 +31,7 @@ from vircpt.records.state import ExportRecord
 SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
 _PASSING = ".passing-"
+_OF = "of-"
 LOCK_PATIENCE = 1.0
 """Seconds to wait for another vircpt: most of what they do is over sooner."""
 _ID = re.compile(r"[0-9a-f]{8}\Z")
@@ -37,11 +39,19 @@ _ID = re.compile(r"[0-9a-f]{8}\Z")
 
 @dataclass(frozen=True)
 class Damaged:
-    """A directory whose state can't be read."""
+    """A directory whose state can't be read; `uuid` of its domain, None if that is lost, too."""
 
     id: str
     directory: Path
     why: str
+    uuid: str | None = None
+
+    def stand_in(self, domain: str) -> ExportDirectory:
+        """As much of the export as is known without its state: where it lives, and whose it is."""
+        record = ExportRecord(
+            id=self.id, kind="", uri="", domain=domain, uuid=self.uuid or "", user="", created=0
+        )
+        return ExportDirectory(self.directory, record)
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | N
         try:
             new.chmod(0o711)
             state.write(new, record)
+            (new / f"{_OF}{record.uuid}").touch(0o600)
             directories.make_private(new / "io", owner)
             new.rename(path)
         except BaseException:
@@ -192,6 +203,11 @@ def of_domain(uuid: str) -> list[ExportDirectory]:
     ]
 
 
+def damaged_of(uuid: str) -> list[Damaged]:
+    """The exports of that domain whose state can't be read."""
+    return [one for one in list_all() if isinstance(one, Damaged) and one.uuid == uuid]
+
+
 @contextmanager
 def locked(uuid: str, domain: str, patience: float = LOCK_PATIENCE) -> Iterator[None]:
     """Keep other vircpts from changing this domain's checkpoints and exports meanwhile.
@@ -230,15 +246,24 @@ def locked(uuid: str, domain: str, patience: float = LOCK_PATIENCE) -> Iterator[
 def _read(directory: Path) -> ExportDirectory | Damaged | None:
     try:
         text = (directory / state.NAME).read_text()
+        return ExportDirectory(directory, state.parse(text, directory.name))
     except NotADirectoryError:
         return None
     except FileNotFoundError:
         if not directory.is_dir():
             return None
-        return Damaged(directory.name, directory, "it has no state.json")
+        why = f"it has no {state.NAME}"
     except (OSError, UnicodeDecodeError) as error:
-        return Damaged(directory.name, directory, str(error))
-    try:
-        return ExportDirectory(directory, state.parse(text, directory.name))
+        why = str(error)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return Damaged(directory.name, directory, f"state.json: {type(error).__name__}: {error}")
+        why = f"{state.NAME}: {type(error).__name__}: {error}"
+    return Damaged(directory.name, directory, why, _uuid_of(directory))
+
+
+def _uuid_of(directory: Path) -> str | None:
+    try:
+        names = [one.name for one in directory.iterdir()]
+    except OSError:
+        return None
+    found = [name.removeprefix(_OF) for name in names if name.startswith(_OF)]
+    return found[0] if len(found) == 1 else None
