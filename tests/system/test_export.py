@@ -13,6 +13,7 @@ from typing import Any
 import libvirt
 import pytest
 
+from lab.daemon import poll
 from lab.fixtures import BlankFactory, Cli
 from lab.state import EXPORTS, begin_foreign_job, checkpoints, end_job, has_job, leftovers
 from lab.vms import MIB, Disk, Vm
@@ -391,4 +392,35 @@ def test_it_is_released_while_the_command_runs(blank: BlankFactory, cli: Cli) ->
     done = cli("-d", vm.name, "export", "--run", f"{vircpt} -d vm1 release --force")
     assert done.returncode == 1
     assert "ended before the command did: it was released" in done.stderr
+    assert leftovers() == []
+
+
+def test_the_guest_is_paused_because_scratch_files_find_no_space(guest: Vm, cli: Cli) -> None:
+    small = Path("/var/lib/libvirt/images/small")
+    small.mkdir()
+    guest.destroy()  # a QEMU in a mount namespace of its own sees only what was there before
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
+    try:
+        guest.start()
+        guest.wait_agent()
+        guest.guest("dd if=/dev/urandom of=/dev/vdb bs=1M count=8 && sync")
+        done = cli("-d", "guest", "export", "--scratch-dir", str(small))
+        assert done.returncode == 0, done.stderr
+        overwrite = ["if=/dev/zero", "of=/dev/vdb", "bs=1M", "count=8", "conv=fsync"]
+        guest.agent("guest-exec", path="dd", arg=overwrite)
+        stuck = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+        poll(lambda: guest.domain.state() == stuck, 30, "the guest to be paused")
+        (one,) = json.loads(cli("exports", "--json").stdout)["exports"]
+        assert "no space left for scratch files" in one["note"]
+        assert "virsh resume guest" in one["note"]
+        assert "no space left for scratch files" in cli("exports").stderr
+        done = cli("-d", "guest", "release")
+        assert done.returncode == 0
+        assert "the guest is paused, as one of its writes failed: virsh resume guest" in done.stderr
+        guest.domain.resume()
+        guest.wait_agent()
+    finally:
+        guest.destroy()
+        subprocess.run(["umount", small], check=True)
+        small.rmdir()
     assert leftovers() == []

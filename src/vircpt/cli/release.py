@@ -7,6 +7,7 @@ import click
 from vircpt.cli import output
 from vircpt.cli.base import Command
 from vircpt.cli.session import Session
+from vircpt.errors import quoted
 
 
 @click.command("release", cls=Command)
@@ -26,3 +27,6 @@ def command(session: Session, force: bool) -> None:
     for one in released:
         note = "" if one.was_running else " (it had died before; what it left is removed)"
         output.done(session, f"export {one.id} of domain {output.safe(one.domain)} released{note}")
+        if one.guest_paused:
+            again = f"virsh resume {output.safe(quoted(one.domain))}"
+            output.warning(session, f"the guest is paused, as one of its writes failed: {again}")

@@ -111,6 +111,12 @@ class LibvirtDomain:
         with translated("cannot ask whether the domain runs", domain=self.name):
             return bool(self.raw.isActive())
 
+    def is_stuck(self) -> bool:
+        """True if it is paused because a disk could not be read or written."""
+        with translated("cannot ask for the domain's state", domain=self.name):
+            state: list[int] = self.raw.state()
+        return state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+
     def capacity(self, target: str) -> int:
         """The size of a disk in bytes, as the guest sees it."""
         with translated("cannot ask for the size of the disk", domain=self.name, disk=target):

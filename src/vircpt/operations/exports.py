@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError, quoted
@@ -19,6 +21,9 @@ from vircpt.records.exports import Damaged, ExportDirectory
 
 if TYPE_CHECKING:
     from vircpt.operations import attachments
+
+
+_NO_SPACE = 1 << 20
 
 
 class ExportState(enum.Enum):
@@ -102,7 +107,7 @@ def _status(
     if isinstance(one, Damaged):
         return _damaged(connection, one)
     record = one.record
-    state, scratch = _state(connection, one)
+    state, scratch, note = _state(connection, one)
     return ExportStatus(
         id=record.id,
         domain=record.domain,
@@ -125,18 +130,48 @@ def _status(
             for place in attached
             if place.socket == str(one.socket)
         ),
+        note=note,
     )
 
 
-def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, int | None]:
+def _state(
+    connection: Connection, one: ExportDirectory
+) -> tuple[ExportState, int | None, str | None]:
+    """How it is, the bytes in its scratch files, and what people should know."""
     record = one.record
     if record.kind == "live" and record.uri != connection.uri:
-        return ExportState.ELSEWHERE, None
-    if not ownership.is_alive(connection, one):
-        return ExportState.DEAD, None
+        return ExportState.ELSEWHERE, None, None
     domain = domains.find(connection, record.uuid)
+    if not ownership.is_alive_on(domain, one):
+        return ExportState.DEAD, None, None
     job = jobs.current(domain) if domain else None
-    return ExportState.RUNNING, job.scratch_used if job else None
+    note = _why_stuck(domain, one) if domain and record.kind == "live" else None
+    return ExportState.RUNNING, job.scratch_used if job else None, note
+
+
+def _why_stuck(domain: LibvirtDomain, one: ExportDirectory) -> str | None:
+    """The guest's writes fail, and it is paused, when its old blocks find no space."""
+    if not domain.is_stuck():
+        return None
+    name = quoted(domain.name)
+    if not one.record.remote and _free(one.scratch) < _NO_SPACE:
+        return (
+            f"the guest is paused: there is no space left for scratch files in {one.scratch}; make "
+            f"room, or release the export (vircpt -d {name} release), then: virsh resume {name}"
+        )
+    return (
+        f"the guest is paused, as it could not read or write a disk: see virsh domblkerror {name}; "
+        f"then: virsh resume {name}"
+    )
+
+
+def _free(directory: Path) -> int:
+    """Bytes free for others than root."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
 
 
 def _foreign(connection: Connection, ours: set[str | None]) -> list[ExportStatus]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vircpt.errors import Busy, NotFound, quoted
+from vircpt.errors import Busy, NotFound, VircptError, quoted
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
@@ -21,11 +21,16 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class ReleasedExport:
-    """An export that is gone; `was_running` is False if its job or server had died before."""
+    """An export that is gone; `was_running` is False if its job or server had died before.
+
+    `guest_paused` if the guest stands still because one of its writes failed, as when the
+    file system of the scratch files is full.
+    """
 
     id: str
     domain: str
     was_running: bool
+    guest_paused: bool = False
 
 
 def release(connection: Connection, name: str, *, force: bool = False) -> list[ReleasedExport]:
@@ -77,7 +82,15 @@ def _release(
             backups.end(domain, lambda job: ownership.is_ours(job, directory))
         ownership.stop_processes(directory)
         directory.remove()
-    return ReleasedExport(record.id, record.domain, alive)
+    paused = record.kind == "live" and domain is not None and _is_stuck(domain)
+    return ReleasedExport(record.id, record.domain, alive, paused)
+
+
+def _is_stuck(domain: LibvirtDomain) -> bool:
+    try:
+        return domain.is_stuck()
+    except VircptError:  # it is about to end: that need not be told
+        return False
 
 
 def _release_damaged(
