@@ -91,3 +91,9 @@ class Host:
         from vircpt.operations import release
 
         return release.release(self._connection, domain, force=force)
+
+    def release_export(self, export_id: str, *, force: bool = False) -> ReleasedExport:
+        """Release the export with that id; raises as `release` does."""
+        from vircpt.operations import release
+
+        return release.release_one(self._connection, export_id, force=force)

@@ -11,16 +11,23 @@ from vircpt.errors import quoted
 
 
 @click.command("release", cls=Command)
+@click.argument("export_id", metavar="[ID]", required=False)
 @click.option("--force", is_flag=True, help="Also while it is attached to another domain.")
 @click.pass_obj
-def command(session: Session, force: bool) -> None:
-    """End the domain's export, and remove its socket and scratch files.
+def command(session: Session, export_id: str | None, force: bool) -> None:
+    """End the export of the domain named by -d, or the one with that ID (see `exports`), and
+    remove its socket and scratch files.
 
     What a dead export left (the guest or vircpt died) is removed as well. A backup job that
     vircpt did not start is left alone.
     """
-    name = session.needed_domain  # before a connection is opened
-    released = session.host.release(name, force=force)
+    if export_id is not None and session.domain_name:
+        raise click.UsageError("name the export's ID, or the domain by -d, not both")
+    if export_id is not None:
+        released = [session.host.release_export(export_id, force=force)]
+    else:
+        name = session.needed_domain  # before a connection is opened
+        released = session.host.release(name, force=force)
     if session.json:
         output.document("release/1", released=released)
         return
