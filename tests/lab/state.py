@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import libvirt
 
-from .daemon import poll
+from .daemon import LabError, poll
 from .vms import Vm
 
 EXPORTS = Path("/var/lib/vircpt/exports")
+LASTING = (b"thawguard.py", b"vircpt.operations.expire", b"guest=/var/lib/vircpt/")
+"""Marks of the processes that vircpt starts and that outlive it."""
+OURS = (*LASTING, b"bin/vircpt\0")
+_SCRATCH = re.compile(r"vircpt-[0-9a-f]{8}")
+
+
+def processes(marks: tuple[bytes, ...] = OURS) -> dict[int, str]:
+    """Pids and command lines of all that runs of vircpt's now, in this namespace."""
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (directory / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if any(mark in line for mark in marks):
+            found[int(directory.name)] = line.replace(b"\0", b" ").decode(errors="replace")
+    return found
 
 
 def leftovers() -> list[str]:
-    """Everything below the directory of exports, which may be going away meanwhile."""
+    """What is left of exports: their directories, scratch files elsewhere, processes.
+
+    Processes may be about to end: they get some seconds for that, if nothing else is there.
+    """
+    found = _below(EXPORTS)
+    found += [path for path in _below(Path("/var/lib/libvirt")) if _SCRATCH.search(path)]
+    if found:
+        return found
+    with suppress(LabError):
+        poll(lambda: not processes(LASTING), 5, "vircpt's processes to end")
+    return list(processes(LASTING).values())
+
+
+def _below(top: Path) -> list[str]:
+    """Everything in a directory, which may be going away meanwhile."""
     found = []
-    for directory, below, files in os.walk(EXPORTS):  # a directory that is gone ends nothing
+    for directory, below, files in os.walk(top):  # a directory that is gone ends nothing
         found += [os.path.join(directory, name) for name in below + files]  # noqa: PTH118
     return found
 

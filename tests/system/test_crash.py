@@ -22,7 +22,7 @@ from lab import inject
 from lab.daemon import Libvirtd, poll
 from lab.fixtures import BlankFactory
 from lab.inject import Step
-from lab.state import has_job
+from lab.state import EXPORTS, checkpoints, has_job, processes
 from lab.vms import MIB, Vm
 
 MOMENTS = 8
@@ -32,10 +32,6 @@ MOMENTS = 8
 def clean_slate() -> Iterator[None]:
     yield
     inject.sweep()
-
-
-def checkpoints(vm: Vm) -> list[str]:
-    return sorted(one.getName() for one in vm.domain.listAllCheckpoints())
 
 
 def must(vm: Vm, *args: str | Path) -> str:
@@ -123,7 +119,7 @@ class Offline(Operation):
     running = False
 
     def recover(self) -> None:
-        served = any("guest=/var/lib/vircpt/" in line for line in inject.processes())
+        served = any("guest=/var/lib/vircpt/" in line for line in processes().values())
         again = inject.run("-d", self.vm.name, *self.args)
         assert again.returncode in ((0, 11) if served else (0,)), inject.shown(again)
         must(self.vm, "release")
@@ -234,9 +230,7 @@ def test_it_is_listed_and_released_after_a_crash(blank: BlankFactory) -> None:
 def test_the_end_of_run_is_made_up_for(blank: BlankFactory, tmp_path: Path) -> None:
     """vircpt is killed while its command runs; the export is there until it is released."""
     vm = blank()
-    mark = tmp_path / "mark"
-    process = inject.start("-d", vm.name, "export", "--run", f"touch {mark}; sleep 0.5")
-    poll(mark.exists, 10, "the command")
+    process = inject.running(vm.name, "sleep 0.5", tmp_path)
     process.kill()
     inject.finish(process)
     assert [one["state"] for one in exports_of(vm)] == ["running"]
@@ -265,7 +259,7 @@ def test_the_time_of_an_offline_export_is_over(blank: BlankFactory) -> None:
 def test_released_early_the_watcher_goes(blank: BlankFactory) -> None:
     vm = blank()
     must(vm, "export", "--ttl", "1h")
-    assert any("vircpt.operations.expire" in line for line in inject.processes())
+    assert any("vircpt.operations.expire" in line for line in processes().values())
     must(vm, "release")
     nothing_left(vm)
 
@@ -404,8 +398,8 @@ def test_an_offline_export_of_a_domain_that_is_undefined_meanwhile(blank: BlankF
 def damage() -> Path:
     """Make the state of the only export useless; its directory."""
     (name,) = inject.leftovers()
-    (inject.EXPORTS / name / "state.json").write_text("{")
-    return inject.EXPORTS / name
+    (EXPORTS / name / "state.json").write_text("{")
+    return EXPORTS / name
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

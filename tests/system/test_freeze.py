@@ -17,6 +17,7 @@ import pytest
 from lab import inject
 from lab.daemon import poll
 from lab.fixtures import MOUNT_POINT, BlankFactory, Cli
+from lab.state import processes
 from lab.vms import Vm
 
 BEFORE_FREEZE = "before:virDomainFSFreeze"
@@ -284,7 +285,7 @@ def test_an_agent_that_hangs_in_the_freeze(guest: Vm, cli: Cli) -> None:
     try:
         done = cli(*CREATE.command(guest, "--freeze-limit", "1"), timeout=20)
         process = inject.start(*CREATE.command(guest, "--name", "killed"))
-        poll(lambda: len(inject.processes()) > 2, 5, "the second guard")
+        poll(lambda: len(processes()) > 2, 5, "the second guard")
         process.kill()
         inject.finish(process)
     finally:

@@ -19,7 +19,7 @@ from lab import inject
 from lab.daemon import poll
 from lab.fixtures import BlankFactory
 from lab.inject import Step
-from lab.state import has_job
+from lab.state import checkpoints, has_job, processes
 from lab.vms import Vm
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
@@ -31,10 +31,6 @@ ORDER = {signal.SIGINT: "int", signal.SIGTERM: "term"}
 def clean_slate() -> Iterator[None]:
     yield
     inject.sweep()
-
-
-def checkpoints(vm: Vm) -> list[str]:
-    return sorted(one.getName() for one in vm.domain.listAllCheckpoints())
 
 
 class Operation:
@@ -154,7 +150,7 @@ class Copy(Operation):
             subprocess.run(["qemu-img", "check", "-q", self.directory / name], check=True)
             (self.directory / name).unlink()
         assert has_job(self.vm)
-        poll(lambda: not inject.processes(), 5, "vircpt's processes to end")
+        poll(lambda: not processes(), 5, "vircpt's processes to end")
 
     def finish(self) -> None:
         self.must("release")
@@ -308,9 +304,7 @@ def test_a_daemon_that_the_command_started_is_left_alone(blank: BlankFactory) ->
 def test_ctrl_c_in_a_terminal(blank: BlankFactory, tmp_path: Path) -> None:
     """It goes to vircpt and to its command at once."""
     vm = blank()
-    mark = tmp_path / "mark"
-    process = inject.start("-d", vm.name, "export", "--run", f"touch {mark}; sleep 60")
-    poll(mark.exists, 10, "the command")
+    process = inject.running(vm.name, "sleep 60", tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     assert inject.finish(process, 10).returncode == 130
     nothing_runs(vm)

@@ -7,18 +7,16 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.daemon import poll
+from lab.state import EXPORTS, processes
 
 CHECKOUT = Path(__file__).parents[3]
 PROGRAM = CHECKOUT / ".venv/bin/vircpt"
-EXPORTS = Path("/var/lib/vircpt/exports")
-OURS = (b"thawguard.py", b"vircpt.operations.expire", b"guest=/var/lib/vircpt/", b"bin/vircpt\0")
-"""Marks of vircpt's own processes, and of those that it starts and that outlive it."""
 
 _ASKING = re.compile(r"vir\w*(Get|IsActive|ListAll|Lookup)")
 
@@ -80,6 +78,14 @@ def trace(*args: str | Path, file: Path) -> tuple[subprocess.CompletedProcess[st
     return done, steps
 
 
+def running(domain: str, command: str, directory: Path) -> subprocess.Popen[str]:
+    """Start an export with --run, and wait until the command runs."""
+    mark = directory / "mark"
+    process = start("-d", domain, "export", "--run", f"touch {mark}; {command}")
+    poll(mark.exists, 10, "the command")
+    return process
+
+
 def stopped_at(*args: str | Path, step: str, timeout: float = 30) -> subprocess.Popen[str]:
     """Start vircpt, and wait until it has stopped itself at a step; it goes on with SIGCONT."""
     process = start(*args, order=f"stop:{step}")
@@ -92,11 +98,6 @@ def stopped_at(*args: str | Path, step: str, timeout: float = 30) -> subprocess.
     return process
 
 
-def processes() -> list[str]:
-    """Command lines of all that runs of vircpt's now, in this namespace."""
-    return [line.replace(b"\0", b" ").decode(errors="replace") for _, line in _ours()]
-
-
 def leftovers() -> list[str]:
     """What stands in the directory of exports."""
     return sorted(path.name for path in EXPORTS.iterdir()) if EXPORTS.exists() else []
@@ -107,28 +108,17 @@ def wait_alone(timeout: float = 5) -> None:
     try:
         poll(lambda: not processes(), timeout, "vircpt's processes to end")
     except Exception as error:
-        error.add_note("\n".join(processes()))
+        error.add_note("\n".join(processes().values()))
         raise
 
 
 def sweep() -> None:
     """Remove what is left of a failed test's exports, so that the next test starts clean."""
-    for pid, _ in _ours():
+    for pid in processes():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     for name in leftovers():
         shutil.rmtree(EXPORTS / name)
-
-
-def _ours() -> Iterator[tuple[int, bytes]]:
-    """Pids and command lines."""
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (directory / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if any(mark in line for mark in OURS):
-            yield int(directory.name), line
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

@@ -281,6 +281,15 @@ def nobody() -> User:
     return User(65534, 65534, (65534,))
 
 
+def hand_in(server: ImageServer, chain: list[Path]) -> None:
+    """Have it serve images that we have opened."""
+    handles = [os.open(one, os.O_RDONLY) for one in chain]
+    pairs = zip(chain, handles, strict=True)
+    server.open("vda", [Layer(str(one), "qcow2", handle) for one, handle in pairs])
+    for handle in handles:
+        os.close(handle)
+
+
 def test_it_runs_as_another_user_in_a_sandbox(
     chain: list[Path], nobody: User, tmp_path: Path
 ) -> None:
@@ -289,15 +298,7 @@ def test_it_runs_as_another_user_in_a_sandbox(
     with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log", nobody) as server:
         with pytest.raises(VircptError, match="Permission denied"):
             server.look(Layer(str(chain[0]), "qcow2"))
-        handles = [os.open(one, os.O_RDONLY) for one in chain]
-        server.open("vda", [Layer(str(one), "qcow2", handles[0]) for one in chain[:1]])
-        server.open(
-            "vdb",
-            [Layer(str(one), "qcow2", handle)
-             for one, handle in zip(chain, handles, strict=True)],
-        )  # fmt: skip
-        for handle in handles:
-            os.close(handle)
+        hand_in(server, chain)
         status = Path(f"/proc/{server._process.pid}/status").read_text()
         environment = Path(f"/proc/{server._process.pid}/environ").read_bytes()
     found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -308,14 +309,7 @@ def test_it_runs_as_another_user_in_a_sandbox(
 
 def test_descriptors_hold_the_locks_too(chain: list[Path], nobody: User, tmp_path: Path) -> None:
     with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log", nobody) as server:
-        handles = [os.open(one, os.O_RDONLY) for one in chain]
-        server.open(
-            "vda",
-            [Layer(str(one), "qcow2", handle)
-             for one, handle in zip(chain, handles, strict=True)],
-        )  # fmt: skip
-        for handle in handles:
-            os.close(handle)
+        hand_in(server, chain)
         for one in chain:
             with pytest.raises(subprocess.CalledProcessError):
                 qemu_io(one, "write 0 64k")
