@@ -91,6 +91,23 @@ def test_map_into_a_closed_pipe_is_quiet(exported: Vm, cli: Cli) -> None:
     assert done.returncode in (0, 141)
 
 
+def test_a_copy_where_files_have_no_owners(exported: Vm, cli: Cli, tmp_path: Path) -> None:
+    """As on NTFS and FAT, and over NFS for root."""
+    device, place = tmp_path / "ntfs", tmp_path / "place"
+    place.mkdir()
+    with device.open("wb") as file:
+        file.truncate(128 * MIB)
+    subprocess.run(["mkntfs", "-F", "-Q", "-q", device], check=True, capture_output=True)
+    options = "uid=1234,gid=1234,umask=000"
+    subprocess.run(["mount.ntfs-3g", "-o", options, device, place], check=True)
+    try:
+        done = cli("-d", "vm1", "copy", "--disk", "vda", str(place / "copy.raw"))
+        assert done.returncode == 0, done.stderr
+        assert [one.name for one in place.iterdir()] == ["copy.raw"]
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 @pytest.mark.parametrize("image_format", ["qcow2", "raw"])
 def test_a_copy_is_the_disk(exported: Vm, cli: Cli, tmp_path: Path, image_format: str) -> None:
     target = tmp_path / f"copy.{image_format}"

@@ -29,7 +29,7 @@ from vircpt import knowledge, trace
 from vircpt.blocks.images import ImageInfo, missing_tool, parse_info
 from vircpt.blocks.monitor import Monitor, Refused, Silence
 from vircpt.children import let_go
-from vircpt.errors import BrokenChain, VircptError
+from vircpt.errors import BrokenChain, NotSupported, VircptError
 
 _START_LIMIT = 15.0
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -198,10 +198,20 @@ class ImageServer:
             where = {"type": "inet", "data": address}
         credentials: dict[str, Any] = {}
         if endpoint.tls_dir:
-            self._call("object-add", qom_type="tls-creds-x509", id="tls", endpoint="server",
-                       dir=endpoint.tls_dir, verify_peer=True)  # fmt: skip
+            self._take_certificates(endpoint.tls_dir)
             credentials["tls_creds"] = "tls"
         self._call("nbd-server-start", addr=where, max_connections=0, **credentials)
+
+    def _take_certificates(self, directory: str) -> None:
+        try:
+            self._call("object-add", qom_type="tls-creds-x509", id="tls", endpoint="server",
+                       dir=directory, verify_peer=True)  # fmt: skip
+        except VircptError as error:
+            raise NotSupported(
+                f"the certificates in {directory} can't be used",
+                why=error.why,
+                hint="QEMU's user has to be able to read them",
+            ) from error
 
     def export(self, node: str, bitmap: str | None) -> None:
         self._call("block-export-add", type="nbd", id=node, name=node, node_name=node,

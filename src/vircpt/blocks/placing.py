@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from vircpt.errors import InvalidInput, NotSupported, VircptError, quoted
 from vircpt.interrupts import uninterrupted
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Workshop:
@@ -35,13 +35,15 @@ class _Workshop:
 
     def open(self) -> None:
         with uninterrupted():
+            ours = self._as_made_here()
             os.mkdir(self._name, 0o700, dir_fd=self._parent)
             self._made = True
         self.handle = os.open(self._name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._parent)
         status = os.fstat(self.handle)
+        keeps_modes = not ours.st_mode & 0o077
         if (
-            status.st_uid != os.geteuid()
-            or stat.S_IMODE(status.st_mode) & 0o077
+            status.st_uid != ours.st_uid
+            or (keeps_modes and status.st_mode & 0o077)
             or os.listdir(self.handle)  # noqa: PTH208
         ):
             raise NotSupported(
@@ -49,6 +51,15 @@ class _Workshop:
                 why=f"{self._name} is not the directory that was just made there",
                 hint="use a directory that nobody else may write to",
             )
+
+    def _as_made_here(self) -> os.stat_result:
+        """What a file of ours looks like: over NFS root may be nobody; FAT has no modes."""
+        handle = os.open(self._name, _NEW, 0o600, dir_fd=self._parent)
+        try:
+            return os.fstat(handle)
+        finally:
+            os.close(handle)
+            os.unlink(self._name, dir_fd=self._parent)
 
     def remove(self) -> None:
         """The directory and what is in it still."""
@@ -62,10 +73,15 @@ class _Workshop:
                 os.rmdir(self._name, dir_fd=self._parent)
 
     def place(self) -> None:
-        """Sync the file, give it its name, sync that; raises VircptError, and the file stays."""
+        """Sync the file, give it its name, sync that; if it gets no name the file stays."""
         name = self._path.name
         try:
             self._sync(name)
+        except OSError as error:  # it can't be trusted to be whole
+            raise VircptError(
+                f"cannot write {self._path}", why=error.strerror or str(error)
+            ) from error
+        try:
             self._name_it(name)
             with suppress(OSError):
                 os.fsync(self._parent)  # not every file system can
@@ -96,8 +112,7 @@ class _Workshop:
         except FileExistsError:
             raise
         except OSError:
-            flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            os.close(os.open(name, flags, 0o600, dir_fd=self._parent))
+            os.close(os.open(name, _NEW, 0o600, dir_fd=self._parent))
             try:
                 os.rename(name, name, **both)  # noqa: PTH104
             except BaseException:

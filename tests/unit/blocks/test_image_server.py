@@ -317,6 +317,17 @@ def test_descriptors_hold_the_locks_too(chain: list[Path], nobody: User, tmp_pat
         qemu_io(one, "write 0 64k")
 
 
+def test_certificates_that_its_user_may_not_read(nobody: User, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir(mode=0o700)
+    endpoint = Endpoint(address="127.0.0.1", port=1, tls_dir=str(tmp_path / "tls"))
+    with (
+        ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log", nobody) as server,
+        pytest.raises(NotSupported) as caught,
+    ):
+        server.listen(endpoint)
+    assert caught.value.hint == "QEMU's user has to be able to read them"
+
+
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
     with (
         pytest.raises(NotSupported, match="nonexistent is missing"),
