@@ -29,22 +29,20 @@ def make_base() -> Path:
             if not path.is_dir():
                 path.mkdir(mode=mode, parents=True, exist_ok=True)
                 path.chmod(mode)
-            _check_ours(path)
-        check(top)
+            check(path)
     except OSError as error:
         raise unusable(top, error) from error
     return top
 
 
-def check(top: Path) -> None:
+def check(path: Path) -> None:
     """Raise NotSupported if somebody else could lead us astray; OSError if it is not there.
 
     Links are good as long as nobody else could have made them.
     """
-    for path in (top / "exports", top / "locks"):
-        for step in ways.walk(str(path)):
-            _check_step(step)
-        _check_ours(path)
+    for step in ways.walk(str(path)):
+        _check_step(step)
+    _check_ours(path)
 
 
 def _check_step(step: ways.Step) -> None:

@@ -186,13 +186,14 @@ def read(export_id: str) -> ExportDirectory:
 def list_all() -> list[ExportDirectory | Damaged]:
     """All exports that are written down, oldest first, then what can't be read."""
     try:
-        directories.check(directories.base())
-        entries = sorted(one.name for one in (directories.base() / "exports").iterdir())
+        top = directories.base() / "exports"
+        directories.check(top)
+        entries = sorted(one.name for one in top.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise directories.unusable(directories.base(), error) from error
-    found = [_read(directories.base() / "exports" / name) for name in entries if _ID.match(name)]
+    found = [_read(top / name) for name in entries if _ID.match(name)]
     good = [one for one in found if isinstance(one, ExportDirectory)]
     bad = [one for one in found if isinstance(one, Damaged)]
     return [*sorted(good, key=lambda one: one.record.created), *bad]

@@ -153,6 +153,11 @@ def test_without_any_state_there_are_no_exports(state_dir: Path) -> None:
     assert not state_dir.exists()
 
 
+def test_exports_are_listed_though_the_locks_are_gone(export: ExportDirectory) -> None:
+    shutil.rmtree(directories.base() / "locks")
+    assert exports.list_all() == [export]
+
+
 def test_exports_are_listed_oldest_first(state_dir: Path) -> None:
     made = [exports.create(replace(RECORD, created=when), None) for when in (30.0, 10.0, 20.0)]
     assert exports.list_all() == [made[1], made[2], made[0]]
