@@ -55,7 +55,12 @@ def opened(server: ImageServer, disk: Disk, user: User | None) -> Iterator[Chain
             if len(layers) == _DEEPEST:
                 raise _refusal(disk, f"there are more than {_DEEPEST} images below each other")
             layer = _hand_in(wanted, user, handles) if defined else wanted
-            header = _look(server, disk, layer, layers, defined)
+            try:
+                header = server.look(layer)
+            except VircptError as error:
+                if layer.handle is None and user is not None:
+                    _explain(error, disk, layer, layers, defined)
+                raise
             layers.append(layer)
             headers.append(header)
             defined = bool(below)
@@ -99,24 +104,22 @@ def _below(disk: Disk, layer: Layer, header: ImageInfo) -> Layer | None:
     return Layer(str(path), header.backing_format, is_block_device=path.is_block_device())
 
 
-def _look(
-    server: ImageServer, disk: Disk, layer: Layer, above: Sequence[Layer], defined: bool
-) -> ImageInfo:
-    try:
-        return server.look(layer)
-    except VircptError as error:
-        if layer.handle is not None or "Permission denied" not in (error.why or ""):
-            raise
-        if defined:
-            why = f"QEMU's user may not read {layer.path}, but could put another file in its place"
-            raise _refusal(disk, why, "keep it where only root can write") from error
-        raise _refusal(
-            disk,
-            f"the header of {above[-1].path} names {layer.path} below it, which QEMU's user may "
-            "not read, and which the domain's definition does not name",
-            "let QEMU's user read it, or name it as <backingStore> in the definition "
-            "(virsh edit), or start the domain",
-        ) from error
+def _explain(
+    error: VircptError, disk: Disk, layer: Layer, above: Sequence[Layer], defined: bool
+) -> None:
+    """Raise NotSupported if the server, which opened the image itself, was not let in."""
+    if "Permission denied" not in (error.why or ""):
+        return
+    if defined:
+        why = f"QEMU's user may not read {layer.path}, but could put another file in its place"
+        raise _refusal(disk, why, "keep it where only root can write") from error
+    raise _refusal(
+        disk,
+        f"the header of {above[-1].path} names {layer.path} below it, which QEMU's user may "
+        "not read, and which the domain's definition does not name",
+        "let QEMU's user read it, or name it as <backingStore> in the definition "
+        "(virsh edit), or start the domain",
+    ) from error
 
 
 def _refusal(disk: Disk, why: str, hint: str = "start the domain") -> NotSupported:

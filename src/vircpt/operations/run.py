@@ -56,38 +56,40 @@ def run(command: str, variables: dict[str, str]) -> int:
 
 def _run(command: str, variables: dict[str, str]) -> int:
     process: subprocess.Popen[bytes] | None = None
+    others = frozenset(processes.descendants())  # such as the ssh of libvirt's connection
     try:
         with uninterrupted():  # else a signal could come between its start and our knowing it
             process = subprocess.Popen(["/bin/sh", "-c", command], env={**os.environ, **variables})
         status = process.wait()
     except BaseException as error:
         if process is not None:
-            _end(error.signum if isinstance(error, Interrupted) else signal.SIGTERM)
+            _end(error.signum if isinstance(error, Interrupted) else signal.SIGTERM, others)
             process.wait()
         raise
     return 128 - status if status < 0 else status
 
 
-def _end(number: int) -> None:
+def _end(number: int, others: frozenset[int]) -> None:
     by_keyboard = number == signal.SIGINT and any(
         stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
     )
-    if by_keyboard and _all_gone(_GRACE):
+    if by_keyboard and _all_gone(_GRACE, others):
         return
-    _tell_all(number)
-    if not _all_gone(_PATIENCE):
-        _tell_all(signal.SIGKILL)
-        _all_gone(_PATIENCE)
+    _tell_all(number, others)
+    if not _all_gone(_PATIENCE, others):
+        _tell_all(signal.SIGKILL, others)
+        _all_gone(_PATIENCE, others)
 
 
-def _tell_all(number: int) -> None:
+def _tell_all(number: int, others: frozenset[int]) -> None:
     for pid in processes.descendants():
-        processes.tell(pid, number)
+        if pid not in others:
+            processes.tell(pid, number)
 
 
-def _all_gone(limit: float) -> bool:
+def _all_gone(limit: float, others: frozenset[int]) -> bool:
     deadline = time.monotonic() + limit
-    while processes.descendants():
+    while not others.issuperset(processes.descendants()):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -104,3 +104,21 @@ def test_an_interruption_is_passed_on_to_the_command(
         assert process.wait(10) == 128 + signum
         assert time.monotonic() - start < 5
     assert told.read_text() == "told\n"
+
+
+def test_children_that_were_there_before_are_left_alone(tmp_path: Path) -> None:
+    """As the ssh over which libvirt is reached: without it the export could not be released."""
+    code = (
+        "import subprocess, sys; from vircpt.cli import signals\n"
+        "from vircpt.errors import Interrupted; from vircpt.operations.run import run\n"
+        "signals.catch()\n"
+        "ssh = subprocess.Popen(['sleep', '60'])\n"
+        "try: run('echo ready; sleep 60 | cat', {})\n"
+        "except Interrupted as error: print('lives' if ssh.poll() is None else 'dead')\n"
+        "ssh.kill(); ssh.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.stdout.read() == b"lives\n"
