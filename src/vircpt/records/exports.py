@@ -13,19 +13,26 @@ directory elsewhere that directory gets a sub-directory vircpt-ID, noted in the 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vircpt import trace
 from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
+from vircpt.records.files import (
+    STATE,
+    check_types,
+    make_private,
+    read_state,
+    remove_tree,
+    write_state,
+)
 
 SOCKET_LIMIT = 107
 """Bytes of a Unix socket's path: sun_path has 108, and QEMU wants the final NUL."""
@@ -51,6 +58,8 @@ class ExportRecord:
 
     `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours).
     `address` and `port` are those of TCP exports; `remote` if QEMU runs on another host.
+    `purpose` is "hotadd", "mount" or "boot" if it was made for such a consumer (see
+    consumers.py): it goes with the last one. None if somebody asked for the export itself.
     """
 
     id: str
@@ -69,6 +78,7 @@ class ExportRecord:
     tls_dir: str | None = None
     scratch_dir: str | None = None
     expires: float | None = None
+    purpose: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +124,11 @@ class ExportDirectory:
         trace.tell(f"remove {self.path}")
         with uninterrupted():
             if self.record.scratch_dir:
-                _remove_tree(self.scratch)
+                remove_tree(self.scratch)
             old = _passing(self.path.parent, self.record)
             with suppress(FileNotFoundError):
                 self.path.rename(old)
-            _remove_tree(old)
+            remove_tree(old)
 
 
 def base() -> Path:
@@ -165,9 +175,9 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
 def _make_scratch(directory: ExportDirectory, owner: tuple[int, int] | None) -> None:
     if directory.record.scratch_dir:
         try:
-            _make_private(directory.scratch, owner)
+            make_private(directory.scratch, owner)
         except BaseException:
-            _remove_tree(directory.path)  # and not the scratch directory: it is somebody else's
+            remove_tree(directory.path)  # and not the scratch directory: it is somebody else's
             raise
 
 
@@ -178,11 +188,11 @@ def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | N
         new.mkdir()
         try:
             new.chmod(0o711)
-            _write_state(new, record)
-            _make_private(new / "io", owner)
+            write_state(new, {"format": FORMAT, **asdict(record)})
+            make_private(new / "io", owner)
             new.rename(path)
         except BaseException:
-            _remove_tree(new)
+            remove_tree(new)
             raise
 
 
@@ -197,7 +207,7 @@ def _sweep(exports: Path, uuid: str) -> None:
     Whoever calls holds the domain's lock: nobody else is at it.
     """
     for path in exports.glob(f"{_PASSING}{glob.escape(uuid)}-*"):
-        _remove_tree(path)
+        remove_tree(path)
 
 
 def read(export_id: str) -> ExportDirectory:
@@ -305,62 +315,17 @@ def _check_scratch(path: Path) -> None:
         raise InvalidInput(f"the scratch directory {path} is no directory", hint="make it first")
 
 
-def _make_private(path: Path, owner: tuple[int, int] | None) -> None:
-    path.mkdir(mode=0o700)  # fails if anything is there, a link too
-    try:
-        if owner and os.geteuid() == 0:
-            _hand_over(path, owner)
-    except BaseException:
-        path.rmdir()
-        raise
-
-
-def _hand_over(path: Path, owner: tuple[int, int]) -> None:
-    """By its handle: in a directory of somebody else the name may lead elsewhere by now."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        status = os.fstat(handle)
-        if status.st_uid != 0 or status.st_mode & 0o077:
-            raise NotSupported(
-                f"somebody meddles with {path}",
-                why="it is not the directory that was just made",
-                hint="use a directory that only root may write to",
-            )
-        os.fchown(handle, *owner)
-    finally:
-        os.close(handle)
-
-
-def _write_state(directory: Path, record: ExportRecord) -> None:
-    data = json.dumps({"format": FORMAT, **asdict(record)}, indent=1)
-    temporary = directory / f".state-{os.urandom(4).hex()}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / "state.json")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _read(directory: Path) -> ExportDirectory | Damaged | None:
-    try:
-        text = (directory / "state.json").read_text()
-    except NotADirectoryError:
+    data = read_state(directory)
+    if data is None:
         return None
-    except FileNotFoundError:
-        if not directory.is_dir():
-            return None
-        return Damaged(directory.name, directory, "it has no state.json")
-    except (OSError, UnicodeDecodeError) as error:
-        return Damaged(directory.name, directory, str(error))
+    if isinstance(data, str):
+        return Damaged(directory.name, directory, data)
     try:
-        return ExportDirectory(directory, _parse(json.loads(text), directory.name))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return Damaged(directory.name, directory, f"state.json: {type(error).__name__}: {error}")
+        return ExportDirectory(directory, _parse(data, directory.name))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"{STATE}: {type(error).__name__}: {error}"
+        return Damaged(directory.name, directory, why)
 
 
 def _parse(data: dict[str, Any], export_id: str) -> ExportRecord:
@@ -374,49 +339,7 @@ def _parse(data: dict[str, Any], export_id: str) -> ExportRecord:
         raise ValueError(f"unknown kind {record.kind!r}")
     if not isinstance(record.uuid, str) or not _UUID.match(record.uuid):
         raise ValueError("that is no UUID")
-    _check_types(record)
+    check_types(record)
     for disk in record.disks:
-        _check_types(disk)
+        check_types(disk)
     return record
-
-
-def _check_types(record: ExportRecord | DiskRecord) -> None:
-    """Raise ValueError unless each field is what its annotation says."""
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
-    for one in fields(record):
-        names = str(one.type).split(" | ")
-        if names[0] not in kinds:
-            continue
-        value = getattr(record, one.name)
-        allowed = tuple(kinds[name] for name in names)
-        is_bool = isinstance(value, bool)
-        if is_bool != (names == ["bool"]) or not isinstance(value, allowed):  # type: ignore[arg-type]
-            raise ValueError(f"{one.name} is a {type(value).__name__}")
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a directory that its owner may be changing meanwhile: rmtree follows no links."""
-    import shutil  # with all its compressors, which who only looks should not wait for
-
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except (RecursionError, OSError):
-        _remove_deep(path)
-
-
-def _remove_deep(path: Path) -> None:
-    """For what QEMU's user has nested too deep for Python; rm follows no links either."""
-    import subprocess
-
-    done = subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--", str(path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise VircptError(
-            f"cannot remove {path}",
-            why=done.stderr.strip()[-500:],
-            hint=f"remove it by hand: rm -r {path}",
-        )
