@@ -133,6 +133,16 @@ def create_overlay(path: Path, backing_uri: str) -> None:
         )  # fmt: skip
 
 
+def format_overlay(handle: int, backing_uri: str, size: int) -> None:
+    """Make the empty file behind `handle` a qcow2 image of `size` bytes on top of an NBD export."""
+    _run(
+        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
+         f"/proc/self/fd/{handle}", str(size)],
+        "cannot make an overlay",
+        handles=(handle,),
+    )  # fmt: skip
+
+
 def copy(
     source: str | TlsExport, path: Path, image_format: str, progress: Progress | None = None
 ) -> None:
@@ -202,7 +212,7 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _run(command: Sequence[str], what: str) -> str:
+def _run(command: Sequence[str], what: str, handles: Sequence[int] = ()) -> str:
     trace.tell(f"run: {' '.join(command)}")
     try:
         done = subprocess.run(
@@ -212,6 +222,7 @@ def _run(command: Sequence[str], what: str) -> str:
             stdin=subprocess.DEVNULL,
             check=False,
             umask=_UMASK,
+            pass_fds=handles,
         )
     except FileNotFoundError as error:
         raise missing_tool(command[0]) from error

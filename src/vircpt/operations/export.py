@@ -36,6 +36,7 @@ class ExportOptions:
 
     `since`: mark what was written since that checkpoint. `create`: make that checkpoint in
     the same instant. `scratch_dir`: where the blocks go that the guest overwrites meanwhile.
+    `purpose`: the kind of consumer that it is made for, with the last of which it goes.
     """
 
     since: str | None = None
@@ -47,6 +48,7 @@ class ExportOptions:
     ttl: float | None = None
     freeze: Freeze | None = None
     freeze_limit: float = agent.DEFAULT_LIMIT
+    purpose: str | None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,7 @@ def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) 
         remote=domain.connection.is_remote,
         scratch_dir=None if domain.connection.is_remote else options.scratch_dir,
         expires=now + options.ttl if options.ttl else None,
+        purpose=options.purpose,
     )
 
 
