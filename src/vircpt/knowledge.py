@@ -127,6 +127,31 @@ RIDDLES: tuple[Riddle, ...] = (
         "/etc/apparmor.d/local/abstractions/libvirt-qemu",
     ),
     Riddle(
+        "no-pci-slot",
+        r"No more available PCI (slots|addresses)",
+        errors.NotSupported,
+        "there is no free PCI slot to plug it into",
+        "a q35 machine has as many as it has spare controllers: add <controller type='pci' "
+        "model='pcie-root-port'/> to its definition and start it anew; or, if it has a virtio-scsi "
+        "controller, use --bus scsi",
+    ),
+    Riddle(
+        "no-hotplug",
+        r"does not support hotplugging",
+        errors.NotSupported,
+        "that bus takes nothing while the domain runs; without ACPI the PCI bus does not",
+        "add <features><acpi/></features> to its definition and start it anew; or, if it has a "
+        "virtio-scsi controller, use --bus scsi",
+    ),
+    Riddle(
+        "export-permission",
+        r"Failed to connect to '.*nbd\.sock': Permission denied",
+        errors.NotSupported,
+        "the user that QEMU runs as may not connect to the export's socket, or AppArmor or SELinux "
+        "forbids it",
+        "docs/security.md has the rules, and tells how to see a denial",
+    ),
+    Riddle(
         "scratch-permission",
         r"(Could not|unable to|failed to|cannot) (open|create|access).*Permission denied",
         errors.NotSupported,
@@ -155,7 +180,8 @@ RIDDLES: tuple[Riddle, ...] = (
         "QEMU could not load the TLS certificates that libvirt names",
         "in libvirt's qemu.conf, after which its daemon must be restarted, set "
         "backup_tls_x509_cert_dir to a directory with ca-cert.pem, "
-        "server-cert.pem and server-key.pem that QEMU's user can read",
+        "server-cert.pem and server-key.pem that QEMU's user can read; where an export is attached "
+        "nbd_tls_x509_cert_dir, with client-cert.pem and client-key.pem",
     ),
     Riddle(
         "agent-frozen",

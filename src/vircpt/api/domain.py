@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.export import ExportPlan
+    from vircpt.operations.hotadd import Hotadded
     from vircpt.operations.inspect import CheckpointStatus
     from vircpt.operations.tcp import TcpListen
 
@@ -175,6 +176,46 @@ class Domain:
         )
         started = export.start(self._raw, options)
         return Export(self._raw, started.directory, started)
+
+    def hotadd(
+        self,
+        to: Domain,
+        since: str | None = None,
+        *,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        writable: bool = False,
+        bus: str = "virtio",
+        scratch_dir: str | None = None,
+        timeout: float | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+    ) -> Hotadded:
+        """Attach the disks of this domain's export to the running domain `to`.
+
+        If no export runs one is made, as by `export`, which goes with its last consumer. With
+        `writable` each disk gets a throw-away overlay, in `scratch_dir` if given. Waits until
+        the guest has looked at the disks, `timeout` seconds (10) at the most; with 0 it does
+        not wait. `Host.hotremove` ends it. Raises InvalidInput, NotFound, Busy, NotSupported.
+        """
+        from vircpt.operations import hotadd
+        from vircpt.operations.export import ExportOptions
+
+        options = hotadd.HotaddOptions(
+            ExportOptions(
+                since=since,
+                disks=disks,
+                exclude=exclude,
+                scratch_dir=scratch_dir,
+                freeze=freeze,
+                freeze_limit=freeze_limit,
+            ),
+            writable=writable,
+            bus=bus,
+            overlay_dir=scratch_dir,
+            look_limit=hotadd.LOOK_LIMIT if timeout is None else timeout,
+        )
+        return hotadd.hotadd(self._raw, to._raw, options)
 
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""

@@ -25,6 +25,8 @@ _COMMANDS = {
     "export": ("export", "Serve the disks as they are now over NBD, changed blocks marked."),
     "exports": ("exports", "All running exports on this host."),
     "release": ("release", "End an export."),
+    "hotadd": ("hotadd", "Attach the disks of a domain to another running domain."),
+    "hotremove": ("hotremove", "Detach them again."),
     "nbdinfo": ("nbdinfo", "What the running export offers, as nbdinfo tells it."),
     "map": ("map", "Which blocks of a disk are dirty, zero, allocated."),
     "copy": ("copy", "Copy a disk of the running export into an image."),

@@ -5,24 +5,28 @@ from __future__ import annotations
 import click
 
 from vircpt.cli import output
-from vircpt.cli.base import Command
+from vircpt.cli.base import Command, timeout_option
 from vircpt.cli.session import Session
 
 
 @click.command("release", cls=Command)
-@click.option("--force", is_flag=True, help="Also while it is attached to another domain.")
+@click.option("--force", is_flag=True, help="End what uses it first: detach it, unmount it.")
+@timeout_option("With --force: how long a guest gets to let a disk go.", default=30)
 @click.pass_obj
-def command(session: Session, force: bool) -> None:
+def command(session: Session, force: bool, timeout: float) -> None:
     """End the domain's export, and remove its socket and scratch files.
 
-    What a dead export left (the guest or vircpt died) is removed as well. A backup job that
-    vircpt did not start is left alone.
+    Refused while it is attached to another domain, or mounted. What a dead export left (the
+    guest or vircpt died) is removed as well. A backup job that vircpt did not start is left
+    alone.
     """
     name = session.needed_domain  # before a connection is opened
-    released = session.host.release(name, force=force)
+    released = session.host.release(name, force=force, timeout=timeout)
     if session.json:
         output.document("release/1", released=released)
         return
     for one in released:
+        for user in one.detached:
+            output.done(session, f"{output.safe(user)} ended")
         note = "" if one.was_running else " (it had died before; what it left is removed)"
         output.done(session, f"export {one.id} of domain {output.safe(one.domain)} released{note}")

@@ -326,11 +326,29 @@ def _scratch(
 
 
 def _clear_dead(domain: LibvirtDomain) -> None:
-    """Remove what dead exports of this domain left: their job or server is gone."""
+    """Remove what dead exports of this domain left: their job or server is gone.
+
+    Raises Busy if somebody holds on to one: what they write to must not be torn away.
+    """
     for directory in records.of_domain(domain.uuid):
         if not ownership.is_alive(domain.connection, directory):
+            _clear_consumers(domain, directory)
             ownership.stop_processes(directory)
             directory.remove()
+
+
+def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
+    from vircpt.operations import consumers
+
+    alive = [one.name for one in consumers.list_of(domain.connection, directory) if one.alive]
+    if alive:
+        raise Busy(
+            f"a dead export of domain {domain.name} is in use still",
+            why=f"{directory.record.id}, by {', '.join(alive)}",
+            domain=domain.name,
+            hint=f"end that first: vircpt -d {quoted(domain.name)} release",
+        )
+    consumers.end_all(domain.connection, directory, 0, others=False)
 
 
 def _refuse_second(domain: LibvirtDomain) -> None:
