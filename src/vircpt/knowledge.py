@@ -22,9 +22,19 @@ class Riddle:
     error: type[errors.VircptError]
     meaning: str
     hint: str | None = None
+    denial: bool = False
+    """A file permission: AppArmor or SELinux may be behind it (denials.py)."""
 
     def matches(self, message: str) -> bool:
         return re.search(self.pattern, message, re.IGNORECASE) is not None
+
+    def advice(self) -> str | None:
+        """What to do: the hint, and the rules that are needed where a permission is missing."""
+        if not self.denial:
+            return self.hint
+        from vircpt import denials
+
+        return f"{self.hint}; {denials.hint()}" if self.hint else denials.hint()
 
 
 RIDDLES: tuple[Riddle, ...] = (
@@ -122,9 +132,7 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.NotSupported,
         "the user that QEMU runs as may not make a socket in that directory, or AppArmor or "
         "SELinux forbids it",
-        "every directory above must be searchable (o+x) for QEMU's user. If journalctl -k shows "
-        "apparmor=DENIED, add the line  /var/lib/vircpt/exports/*/io/** rwk,  to "
-        "/etc/apparmor.d/local/abstractions/libvirt-qemu",
+        denial=True,
     ),
     Riddle(
         "no-pci-slot",
@@ -149,15 +157,15 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.NotSupported,
         "the user that QEMU runs as may not connect to the export's socket, or AppArmor or SELinux "
         "forbids it",
-        "docs/security.md has the rules, and tells how to see a denial",
+        denial=True,
     ),
     Riddle(
         "scratch-permission",
         r"(Could not|unable to|failed to|cannot) (open|create|access).*Permission denied",
         errors.NotSupported,
         "the user that QEMU runs as may not use that file, or AppArmor or SELinux forbids it",
-        "choose a directory that QEMU's user can reach with --scratch-dir; for AppArmor see: "
-        "journalctl -k | grep DENIED",
+        "choose a directory that QEMU's user can reach with --scratch-dir",
+        denial=True,
     ),
     Riddle(
         "no-space",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -405,3 +406,19 @@ def test_a_domain_on_another_host(cli: Cli, libvirtd: Libvirtd) -> None:
     finally:
         libvirtd.backup_tls_directory = before
         libvirtd.restart()
+
+
+def test_a_socket_that_qemu_may_not_use(cli: Cli, blank: BlankFactory) -> None:
+    """What file permissions do here AppArmor and SELinux do elsewhere: the rules are named."""
+    blank("source")
+    other = blank("other", (Disk("sda", bus="scsi"),))
+    must(cli, "-d", "source", "export")
+    (only_export() / "io").chmod(0o700)
+    os.chown(only_export() / "io", 0, 0)
+    told = must(
+        cli, "-d", "source", "hotadd", "--to", "other", "--bus", "scsi", "--timeout", "0", status=12
+    )
+    assert "Permission denied" in told
+    assert "docs/security.md" in told
+    assert "nbd" not in other.domain.XMLDesc()
+    must(cli, "-d", "source", "release")

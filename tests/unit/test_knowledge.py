@@ -97,7 +97,7 @@ def test_each_riddle_has_an_error_a_meaning_and_a_hint(riddle: Riddle) -> None:
     assert re.compile(riddle.pattern)
     assert issubclass(riddle.error, errors.VircptError)
     assert riddle.meaning
-    assert riddle.hint
+    assert riddle.advice()
 
 
 def test_ids_are_unique() -> None:

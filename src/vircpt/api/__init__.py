@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.mounts import Mounted, Unmounted
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
@@ -66,11 +67,13 @@ __all__ = [
     "Hotadded",
     "Hotremoved",
     "Kind",
+    "Mounted",
     "ReleasedExport",
     "Scope",
     "Skipped",
     "TcpListen",
     "Totals",
+    "Unmounted",
     "UsefulCommand",
     "Versions",
     "connect",
@@ -106,6 +109,7 @@ _HOMES = {
         "leaves",
         "roots",
     ),
+    "operations.mounts": ("Mounted", "Unmounted"),
     "operations.reading": ("ExportedDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),

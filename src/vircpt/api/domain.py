@@ -9,6 +9,7 @@ from vircpt.hypervisor import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from vircpt.hypervisor.agent import Freeze
     from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.hotadd import Hotadded
     from vircpt.operations.inspect import CheckpointStatus
+    from vircpt.operations.mounts import Mounted
     from vircpt.operations.tcp import TcpListen
 
 DEFAULT_FREEZE_LIMIT = 10.0
@@ -216,6 +218,38 @@ class Domain:
             look_limit=hotadd.LOOK_LIMIT if timeout is None else timeout,
         )
         return hotadd.hotadd(self._raw, to._raw, options)
+
+    def mount(
+        self,
+        place: Path,
+        since: str | None = None,
+        *,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        scratch_dir: str | None = None,
+        timeout: float | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+    ) -> Mounted:
+        """Mount the guest's file systems read-only at `place`, an empty directory.
+
+        If no export runs one is made, as by `export`, which goes with `Host.umount`. It is
+        libguestfs that reads them; it gets `timeout` seconds (180). Raises InvalidInput, Busy,
+        NotSupported without libguestfs, VircptError if nothing can be mounted.
+        """
+        from vircpt.operations import mounts
+        from vircpt.operations.export import ExportOptions
+
+        options = ExportOptions(
+            since=since,
+            disks=disks,
+            exclude=exclude,
+            scratch_dir=scratch_dir,
+            freeze=freeze,
+            freeze_limit=freeze_limit,
+        )
+        limit = mounts.LIMIT if timeout is None else timeout
+        return mounts.mount(self._raw, place, options, limit)
 
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""

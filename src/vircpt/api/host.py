@@ -11,10 +11,12 @@ from vircpt.hypervisor.connection import Connection, Credentials, library_versio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vircpt.hypervisor.connection import Versions
     from vircpt.operations.exports import ExportStatus
     from vircpt.operations.hotremove import Hotremoved
+    from vircpt.operations.mounts import Unmounted
     from vircpt.operations.release import ReleasedExport
 
 
@@ -109,3 +111,12 @@ class Host:
 
         limit = attachments.LIMIT if timeout is None else timeout
         return hotremove.hotremove(self._connection, domain, source, limit)
+
+    def umount(self, place: Path) -> Unmounted:
+        """Unmount what `Domain.mount` mounted there; an export made for it is released.
+
+        Raises NotFound if there is nothing of vircpt's, Busy if it is in use.
+        """
+        from vircpt.operations import mounts
+
+        return mounts.umount(self._connection, place)

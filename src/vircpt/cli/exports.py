@@ -62,8 +62,13 @@ def _row(one: ExportStatus) -> list[str]:
         " ".join(one.disks) or "-",
         output.size(one.scratch_used),
         output.moment(one.expires),
-        " ".join(one.attached) or "-",
+        " ".join([*one.attached, *_others(one)]) or "-",
     ]
+
+
+def _others(one: ExportStatus) -> list[str]:
+    """Mounts and clones: what `attached` does not name."""
+    return [user.name for user in one.consumers if user.alive and user.kind != "hotadd"]
 
 
 def _describe(one: ExportStatus) -> dict[str, Any]:

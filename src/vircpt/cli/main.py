@@ -27,6 +27,8 @@ _COMMANDS = {
     "release": ("release", "End an export."),
     "hotadd": ("hotadd", "Attach the disks of a domain to another running domain."),
     "hotremove": ("hotremove", "Detach them again."),
+    "mount": ("mount", "Mount the guest's file systems on this host, read-only."),
+    "umount": ("umount", "Unmount them again."),
     "nbdinfo": ("nbdinfo", "What the running export offers, as nbdinfo tells it."),
     "map": ("map", "Which blocks of a disk are dirty, zero, allocated."),
     "copy": ("copy", "Copy a disk of the running export into an image."),

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from vircpt.errors import Busy, InvalidInput, NotFound, VircptError, quoted
+from vircpt.errors import NotFound, VircptError, quoted
 from vircpt.hypervisor import hotplug
 from vircpt.hypervisor.connection import default_uri
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.hypervisor.hotplug import NewDisk, Sockets
 from vircpt.interrupts import hold, resume, uninterrupted
-from vircpt.operations import consumers, export, overlays, ownership, plugs, reading
+from vircpt.operations import borrow, consumers, overlays, ownership, plugs, reading
 from vircpt.operations.export import ExportOptions, StartedExport
 from vircpt.operations.reading import ExportedDisk
 from vircpt.records import consumers as consumer_records
@@ -104,7 +104,7 @@ def hotadd(domain: LibvirtDomain, other: LibvirtDomain, options: HotaddOptions) 
     and what `export.start` raises.
     """
     facts = plugs.check(domain, other, options.bus, writable=options.writable)
-    directory, started = _export(domain, options)
+    directory, started = borrow.borrow(domain, options.export, "hotadd")
     consumer: Consumer | None = None
     try:
         if started:
@@ -117,32 +117,6 @@ def hotadd(domain: LibvirtDomain, other: LibvirtDomain, options: HotaddOptions) 
             _take_back(domain, directory, started, consumer, error)
         raise
     return Hotadded(directory, started, other.name, disks)
-
-
-def _export(
-    domain: LibvirtDomain, options: HotaddOptions
-) -> tuple[ExportDirectory, StartedExport | None]:
-    """The export that runs, or a new one that goes with its last consumer."""
-    for directory in records.of_domain(domain.uuid):
-        if ownership.is_alive(domain.connection, directory):
-            _refuse_other_base(directory, options.export.since)
-            return directory, None
-    started = export.start(domain, replace(options.export, purpose="hotadd"))
-    return started.directory, started
-
-
-def _refuse_other_base(directory: ExportDirectory, since: str | None) -> None:
-    record = directory.record
-    if since is None or since == record.base:
-        return
-    raise Busy(
-        f"domain {record.domain} is being exported already, "
-        + (f"since checkpoint {record.base}" if record.base else "in full"),
-        domain=record.domain,
-        checkpoint=since,
-        hint="leave --name out to attach that export, or release it first: "
-        f"vircpt -d {quoted(record.domain)} release",
-    )
 
 
 def _attach(
@@ -158,7 +132,10 @@ def _attach(
         if not ownership.is_alive(domain.connection, directory):
             raise NotFound("the export has been released meanwhile", domain=domain.name)
         plugs.check_reach(directory, other)
-        disks = _choose(directory, options)
+        disks = reading.choose(directory, options.export.disks, options.export.exclude)
+        if options.writable:
+            for disk in disks:
+                overlays.refuse(disk)
         sockets = hotplug.sockets(other)
         record = _record(domain, other, directory, disks, sockets, options)
         consumer: Consumer | None = None
@@ -168,29 +145,14 @@ def _attach(
             if options.writable:
                 overlays.make(consumer, disks, facts.qemu_owner or other.connection.qemu_owner())
             new = plugs.new_disks(directory, consumer, options.bus, sockets)
-            for disk in new:
-                hotplug.attach(other, disk)
+            for plug in new:
+                hotplug.attach(other, plug)
         except BaseException as error:
             if consumer is not None:
                 with uninterrupted():
                     _detach(other, consumer, error)
             raise
     return consumer, new
-
-
-def _choose(directory: ExportDirectory, options: HotaddOptions) -> tuple[ExportedDisk, ...]:
-    """The disks of the export that were asked for; raises NotFound for unknown ones."""
-    wanted, unwanted = options.export.disks, options.export.exclude
-    every = reading.disks(directory)
-    if wanted:
-        every = tuple(reading.disk(directory, target) for target in dict.fromkeys(wanted))
-    chosen = tuple(one for one in every if one.target not in unwanted)
-    if not chosen:
-        raise InvalidInput("no disk is left to attach", domain=directory.record.domain)
-    if options.writable:
-        for one in chosen:
-            overlays.refuse(one)
-    return chosen
 
 
 def _record(
@@ -256,8 +218,7 @@ def _take_back(
     if consumer is not None:
         with records.locked(domain.uuid, domain.name, patience=30):
             _detach(domain, consumer, error)
-    if started is not None and not consumers.written(directory):
-        export.withdraw(domain, started, error)
+    borrow.give_back(domain, directory, started, error)
 
 
 def _detach(near: LibvirtDomain, consumer: Consumer, error: BaseException) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 _PATIENCE = 10.0
@@ -27,6 +29,26 @@ def end(*words: str) -> None:
     for pid in _pids():
         if pid != os.getpid() and _matches(pid, wanted):
             _end(pid, wanted)
+
+
+def end_leaders(*words: str) -> None:
+    """End those that lead a session, and wait for the others, which follow by themselves."""
+    wanted = _row(words)
+    for pid in find(*words):
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == pid:
+                _end(pid, wanted)
+    wait(*words, limit=_PATIENCE)
+    end(*words)
+
+
+def wait(*words: str, limit: float) -> None:
+    """Wait until those processes have ended by themselves, `limit` seconds at the most."""
+    deadline = time.monotonic() + limit
+    pause = 0.01
+    while find(*words) and time.monotonic() < deadline:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
 
 
 def _end(pid: int, wanted: bytes) -> None:

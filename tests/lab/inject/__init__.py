@@ -17,7 +17,13 @@ from lab.daemon import poll
 CHECKOUT = Path(__file__).parents[3]
 PROGRAM = CHECKOUT / ".venv/bin/vircpt"
 EXPORTS = Path("/var/lib/vircpt/exports")
-OURS = (b"thawguard.py", b"vircpt.operations.expire", b"qemu-storage-daemon", b"bin/vircpt\0")
+OURS = (
+    b"thawguard.py",
+    b"vircpt.operations.expire",
+    b"vircpt.blocks.appliance",
+    b"qemu-storage-daemon",
+    b"bin/vircpt\0",
+)
 """Marks of vircpt's own processes, and of those that it starts and that outlive it."""
 
 _ASKING = re.compile(r"vir\w*(Get|IsActive|ListAll|Lookup)")
