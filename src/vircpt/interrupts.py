@@ -19,28 +19,64 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _depth = 0
 _waiting: int | None = None
+_telling = False
+_held = False
 _deaf: set[CodeType] = set()
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Inside, an interruption waits until the end of the (outermost) block."""
-    hold()
+    _enter()
     try:
         yield
     finally:
-        resume()
+        _leave()
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Inside, what an operation has done can be told: after its `hold` interruptions wait.
+
+    One that still waits at the end of the block is forgotten: all is done, and told.
+    """
+    global _telling, _waiting
+    before, _telling = _telling, True
+    try:
+        yield
+    finally:
+        _telling = before
+        if _held:
+            _waiting = None
+            resume()
 
 
 def hold() -> None:
-    """From here on interruptions wait, until `resume`: what has been done is to be told."""
+    """It is done: from here on interruptions wait, if there is a caller who will tell of it.
+
+    Without `telling`, as in a program that uses the API, this does nothing.
+    """
+    global _held
+    if _telling and not _held and _in_main_thread():
+        _held = True
+        _enter()
+
+
+def resume() -> None:
+    """Undo `hold`; raises Interrupted if there was an interruption meanwhile."""
+    global _held
+    if _held:
+        _held = False
+        _leave()
+
+
+def _enter() -> None:
     global _depth
     if _in_main_thread():
         _depth += 1
 
 
-def resume() -> None:
-    """Undo one `hold`; raises Interrupted if there was an interruption meanwhile."""
+def _leave() -> None:
     global _depth, _waiting
     if not _in_main_thread():
         return

@@ -41,6 +41,12 @@ def format_duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+def format_age(seconds: float) -> str:
+    """How long ago something was, in whole seconds or more: 1 s, 42 s, 5 min."""
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 60 else format_duration(whole)
+
+
 def parse_duration(text: str) -> float:
     """Seconds from 90s, 15m, 2h, 1h30m, 7d; raises InvalidInput, also for a bare number."""
     text = text.strip()

@@ -30,6 +30,7 @@ def main(chosen: list[str]) -> int:
     libvirt.registerErrorHandler(lambda *_: None, None)  # errors come as exceptions as well
     os.environ["LIBVIRT_DEFAULT_URI"] = "qemu:///system"  # for all that is measured
     os.environ.pop("PYTHONPATH", None)  # was for this process
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or vircpt is compiled anew at each run
     rows = []
     try:
         with Libvirtd():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import libvirt
 
+from .daemon import poll
 from .vms import Vm
 
 EXPORTS = Path("/var/lib/vircpt/exports")
@@ -37,8 +38,14 @@ def nothing_left(vm: Vm) -> bool:
 
 
 def begin_foreign_job(vm: Vm, base: str | None = None) -> None:
-    """A pull-mode backup job as another program would start it; end it with abortJob."""
+    """A pull-mode backup job as another program would start it; see end_job."""
     incremental = f"<incremental>{base}</incremental>" if base else ""
     server = "<server transport='tcp' name='127.0.0.1' port='10899'/>"
     xml = f"<domainbackup mode='pull'>{incremental}{server}</domainbackup>"
     vm.domain.backupBegin(xml, None)
+
+
+def end_job(vm: Vm) -> None:
+    """Abort the job, and wait until it has gone: the abort returns before."""
+    vm.domain.abortJob()
+    poll(lambda: not has_job(vm), 30, "the end of the job")

@@ -15,8 +15,9 @@ from typing import Any
 import libvirt
 import pytest
 
-from lab.daemon import LOG, Libvirtd, poll
+from lab.daemon import LOG, Libvirtd
 from lab.fixtures import MOUNT_POINT, BlankFactory, Cli
+from lab.state import end_job, has_job
 from lab.vms import MIB, Disk, Vm, define_blank, define_guest
 
 CHECKOUT = Path(__file__).parents[2]
@@ -142,10 +143,9 @@ def _boot(vm: Vm) -> None:
 
 
 def _end_job(vm: Vm) -> list[str]:
-    if vm.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+    if not has_job(vm):
         return []
-    vm.domain.abortJob()
-    poll(lambda: vm.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE, 20, "the job to end")
+    end_job(vm)
     return ["a job running"]
 
 

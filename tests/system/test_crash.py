@@ -123,7 +123,7 @@ class Offline(Operation):
     running = False
 
     def recover(self) -> None:
-        served = any("qemu-storage-daemon" in line for line in inject.processes())
+        served = any("guest=/var/lib/vircpt/" in line for line in inject.processes())
         again = inject.run("-d", self.vm.name, *self.args)
         assert again.returncode in ((0, 11) if served else (0,)), inject.shown(again)
         must(self.vm, "release")
@@ -458,6 +458,65 @@ def test_an_offline_export_of_a_domain_that_is_undefined_meanwhile(blank: BlankF
     must(vm, "release")
     inject.wait_alone()
     assert inject.leftovers() == []
+
+
+# The state of an export is damaged
+
+
+def damage() -> Path:
+    """Make the state of the only export useless; its directory."""
+    (name,) = inject.leftovers()
+    (inject.EXPORTS / name / "state.json").write_text("{")
+    return inject.EXPORTS / name
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_damaged_export_is_released(elsewhere: bool, blank: BlankFactory, tmp_path: Path) -> None:
+    vm = blank()
+    scratch = Path(f"/var/lib/libvirt/images/scratch-{tmp_path.name}")
+    scratch.mkdir()
+    must(vm, "create", "--name", "old")
+    there = ("--scratch-dir", str(scratch)) if elsewhere else ()
+    must(vm, "export", "--name", "old", "--ttl", "1h", *there)
+    damage()
+    (one,) = exports_of(vm)
+    assert (one["state"], one["domain"]) == ("damaged", vm.name)
+    assert f"vircpt -d {vm.name} release" in one["note"]
+    for args in (["delete", "--name", "old"], ["export"]):
+        refused = inject.run("-d", vm.name, *args)
+        assert refused.returncode == 11, inject.shown(refused)
+    assert "released" in must(vm, "release")
+    nothing_left(vm)
+    assert list(scratch.iterdir()) == []
+    scratch.rmdir()
+    delete(vm, "old")
+
+
+def test_a_damaged_export_of_a_domain_that_is_shut_off(blank: BlankFactory) -> None:
+    vm = blank()
+    must(vm, "create", "--name", "old")
+    vm.destroy()
+    must(vm, "export", "--name", "old", "--ttl", "1h")
+    damage()
+    for args in (["delete", "--name", "old", "--metadata"], ["export"]):
+        refused = inject.run("-d", vm.name, *args)
+        assert refused.returncode == 11, inject.shown(refused)
+        assert "state is damaged" in refused.stderr
+    assert "released" in must(vm, "release")
+    nothing_left(vm)
+    must(vm, "delete", "--name", "old", "--metadata")
+
+
+def test_a_damaged_export_of_which_nothing_is_known(blank: BlankFactory) -> None:
+    vm = blank()
+    must(vm, "export")
+    path = damage()
+    (mark,) = path.glob("of-*")
+    mark.unlink()
+    (one,) = json.loads(inject.run("--json", "exports").stdout)["exports"][:1]
+    assert "virsh domjobabort" in one["note"]
+    assert str(path) in one["note"]
+    vm.domain.abortJob()
 
 
 # More than one

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lab.fixtures import BlankFactory, Cli
-from lab.state import begin_foreign_job, checkpoints
+from lab.state import begin_foreign_job, checkpoints, end_job
 from lab.vms import MIB, Vm
 
 
@@ -93,4 +93,4 @@ def test_the_base_of_a_running_export_stays(family: Vm, cli: Cli, also: tuple[st
 def test_the_base_of_an_export_that_vircpt_did_not_start_stays_too(family: Vm, cli: Cli) -> None:
     begin_foreign_job(family, "b")
     assert cli("-d", "family", "delete", "--name", "b").returncode == 11
-    family.domain.abortJob()
+    end_job(family)

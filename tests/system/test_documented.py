@@ -23,6 +23,7 @@ import pytest
 from lab import schemas
 from lab.daemon import ETC, Libvirtd, Tcp
 from lab.fixtures import MOUNT_POINT, BlankFactory, Cli
+from lab.state import end_job
 from lab.vms import MIB, Disk, Vm, define_guest
 
 CHECKOUT = Path(__file__).parents[2]
@@ -290,4 +291,4 @@ def test_json_of_foreign_jobs_fits(vm1: Vm, cli: Cli) -> None:
     vm1.domain.backupBegin(f"<domainbackup mode='pull'>{server}</domainbackup>", None)
     (one,) = json_of("exports", schema="exports/1")["exports"]
     assert one["state"] == "foreign"
-    vm1.domain.abortJob()
+    end_job(vm1)

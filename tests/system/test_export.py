@@ -13,8 +13,9 @@ from typing import Any
 import libvirt
 import pytest
 
+from lab.daemon import poll
 from lab.fixtures import BlankFactory, Cli
-from lab.state import EXPORTS, begin_foreign_job, checkpoints, has_job, leftovers
+from lab.state import EXPORTS, begin_foreign_job, checkpoints, end_job, has_job, leftovers
 from lab.vms import MIB, Disk, Vm
 
 CLUSTER = 65536
@@ -261,7 +262,7 @@ def test_exports_names_foreign_jobs_and_release_leaves_them(blank: BlankFactory,
     assert "not vircpt's" in done.stderr
     assert cli("-d", vm.name, "release", "--force").returncode == 11
     assert has_job(vm)
-    vm.domain.abortJob()
+    end_job(vm)
 
 
 def test_release_without_an_export(blank: BlankFactory, cli: Cli) -> None:
@@ -372,3 +373,54 @@ def test_names_with_dots_and_of_200_characters(blank: BlankFactory, cli: Cli) ->
         assert cli("-d", vm.name, "redefine", "-", "--validate", input=xml).returncode == 0
         assert cli("-d", vm.name, "delete", "--name", name).returncode == 0
     assert checkpoints(vm) == []
+
+
+def test_the_time_is_over_while_the_command_runs(blank: BlankFactory, cli: Cli) -> None:
+    """What it read may not be all, whatever it says itself."""
+    blank("vm1")
+    wait = "while [ -e $VIRCPT_SOCKET ]; do sleep 0.05; done"
+    for command, status in ((wait, 1), (f"{wait}; exit 42", 42)):
+        done = cli("-d", "vm1", "export", "--ttl", "1s", "--run", command)
+        assert done.returncode == status
+        assert "ended before the command did: its --ttl was over" in done.stderr
+        assert leftovers() == []
+
+
+def test_it_is_released_while_the_command_runs(blank: BlankFactory, cli: Cli) -> None:
+    vm = blank("vm1")
+    vircpt = Path(__file__).parents[2] / ".venv/bin/vircpt"
+    done = cli("-d", vm.name, "export", "--run", f"{vircpt} -d vm1 release --force")
+    assert done.returncode == 1
+    assert "ended before the command did: it was released" in done.stderr
+    assert leftovers() == []
+
+
+def test_the_guest_is_paused_because_scratch_files_find_no_space(guest: Vm, cli: Cli) -> None:
+    small = Path("/var/lib/libvirt/images/small")
+    small.mkdir()
+    guest.destroy()  # a QEMU in a mount namespace of its own sees only what was there before
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
+    try:
+        guest.start()
+        guest.wait_agent()
+        guest.guest("dd if=/dev/urandom of=/dev/vdb bs=1M count=8 && sync")
+        done = cli("-d", "guest", "export", "--scratch-dir", str(small))
+        assert done.returncode == 0, done.stderr
+        overwrite = ["if=/dev/zero", "of=/dev/vdb", "bs=1M", "count=8", "conv=fsync"]
+        guest.agent("guest-exec", path="dd", arg=overwrite)
+        stuck = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
+        poll(lambda: guest.domain.state() == stuck, 30, "the guest to be paused")
+        (one,) = json.loads(cli("exports", "--json").stdout)["exports"]
+        assert "no space left for scratch files" in one["note"]
+        assert "virsh resume guest" in one["note"]
+        assert "no space left for scratch files" in cli("exports").stderr
+        done = cli("-d", "guest", "release")
+        assert done.returncode == 0
+        assert "the guest is paused, as one of its writes failed: virsh resume guest" in done.stderr
+        guest.domain.resume()
+        guest.wait_agent()
+    finally:
+        guest.destroy()
+        subprocess.run(["umount", small], check=True)
+        small.rmdir()
+    assert leftovers() == []

@@ -358,3 +358,17 @@ def test_not_asked_to_freeze_a_hanging_agent_costs_no_time(
     assert done.returncode == 0
     assert done.stderr.count("warning") == 0
     assert operation.done(guest)
+
+
+def test_a_paused_guest_is_not_asked(guest: Vm, cli: Cli) -> None:
+    guest.domain.suspend()
+    try:
+        done = cli("-d", "guest", "create", "--name", "new")
+        assert done.returncode == 0
+        assert done.stderr.count("the guest is paused") == 1
+        assert "virsh start" not in done.stderr
+        refused = cli("-d", "guest", "create", "--require-freeze")
+        assert refused.returncode == 12
+        assert "the guest is paused\nhint: virsh resume guest\n" in refused.stderr
+    finally:
+        guest.domain.resume()

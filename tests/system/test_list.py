@@ -130,7 +130,7 @@ def test_a_definition_can_be_taken_out_and_brought_back(
     assert cli("-d", "family", "delete", "--name", "c", "--metadata").returncode == 0
     assert checkpoints(family) == ["a", "b"]
     done = cli("-d", "family", "redefine", str(kept), "--validate")
-    assert (done.returncode, done.stdout) == (0, "checkpoint c redefined\n")
+    assert (done.returncode, done.stdout) == (0, "checkpoint c of domain family redefined\n")
     assert checkpoints(family) == ["a", "b", "c"]
 
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +139,6 @@ def test_a_ttl_ends_it(off: Vm, cli: Cli) -> None:
 
 
 def test_an_overlay_takes_writes(off: Vm, cli: Cli, tmp_path: Path) -> None:
-    import subprocess
-
     export(cli)
     overlay = tmp_path / "overlay.qcow2"
     assert cli("-d", "off", "overlay", "--disk", "vda", str(overlay)).returncode == 0
@@ -142,3 +146,174 @@ def test_an_overlay_takes_writes(off: Vm, cli: Cli, tmp_path: Path) -> None:
     subprocess.run([*io, "-c", "read -P 0x77 0 64k", str(overlay)], check=True, capture_output=True)
     assert cli("-d", "off", "release").returncode == 0
     assert leftovers() == []
+
+
+# What the server may read
+
+
+def server() -> Path:
+    """The directory in /proc of the server's process."""
+    found = [
+        one for one in Path("/proc").glob("[0-9]*")
+        if b"guest=/var/lib/vircpt/exports/" in (one / "cmdline").read_bytes()
+    ]  # fmt: skip
+    (one,) = found
+    return one
+
+
+def test_the_server_runs_as_the_user_that_qemu_runs_as(off: Vm, cli: Cli) -> None:
+    for image in off.images.values():
+        image.chmod(0o600)
+        assert image.stat().st_uid == 0  # libvirt gives them back when the domain ends
+    socket = Path(export(cli, "--name", "foo")["socket"])
+    user = pwd.getpwnam("libvirt-qemu").pw_uid
+    assert server().stat().st_uid == user
+    assert socket.stat(follow_symlinks=False).st_uid == user
+    assert cli("-d", "off", "release").returncode == 0
+    assert leftovers() == []
+
+
+def rebase(image: Path, below: Path, image_format: str) -> None:
+    command = ["qemu-img", "rebase", "-u", "-b", str(below), "-F", image_format, str(image)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def secret() -> Iterator[Path]:
+    """What root alone may read, in a place where everybody can come."""
+    directory = Path("/var/lib/libvirt/images/public")
+    directory.mkdir()
+    path = directory / "secret"
+    path.write_bytes(b"secret" * MIB)
+    path.chmod(0o600)
+    yield path
+    shutil.rmtree(directory)
+
+
+def test_a_header_does_not_make_root_read_a_file(off: Vm, cli: Cli, secret: Path) -> None:
+    rebase(off.images["vda"], secret, "raw")
+    done = cli("-d", "off", "export")
+    assert done.returncode == 12, done.stderr
+    assert f"names {secret} below it, which QEMU's user may not read" in done.stderr
+    assert "backingStore" in done.stderr
+    assert leftovers() == []
+
+
+def test_nor_does_a_header_further_below(off: Vm, cli: Cli, secret: Path) -> None:
+    middle = secret.with_suffix(".qcow2")
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(secret), "-F", "raw"]
+    subprocess.run([*create, str(middle)], check=True)
+    rebase(off.images["vda"], middle, "qcow2")
+    done = cli("-d", "off", "export")
+    assert done.returncode == 12, done.stderr
+    assert f"{secret} below it" in done.stderr
+    assert leftovers() == []
+
+
+def test_nor_does_a_data_file(off: Vm, cli: Cli, secret: Path) -> None:
+    image = off.images["vda"]
+    image.unlink()
+    options = f"data_file={secret}.new,data_file_raw=on"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), "64M"]
+    subprocess.run(create, check=True)
+    Path(f"{secret}.new").rename(f"{secret}.old")
+    secret.rename(f"{secret}.new")
+    done = cli("-d", "off", "export")
+    assert done.returncode != 0
+    assert "Permission denied" in done.stderr
+    assert leftovers() == []
+
+
+def test_nor_does_a_link_that_qemus_user_could_have_put_there(
+    off: Vm, cli: Cli, secret: Path
+) -> None:
+    """The directory is that user's: what the definition names there may be anything by now."""
+    place = secret.parent / "theirs"
+    place.mkdir()
+    os.chown(place, pwd.getpwnam("libvirt-qemu").pw_uid, -1)
+    (place / "disk.img").symlink_to(secret)
+    redefine(off, str(off.images["vdb"]), str(place / "disk.img"))
+    done = cli("-d", "off", "export")
+    assert done.returncode == 12, done.stderr
+    assert "could put another file in its place" in done.stderr
+    assert leftovers() == []
+
+
+def redefine(vm: Vm, old: str, new: str) -> None:
+    text = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert old in text
+    vm.domain.connect().defineXML(text.replace(old, new))
+
+
+@pytest.fixture
+def overlay(off: Vm) -> Path:
+    """What was vda's image lies below another one now; its path."""
+    below = off.images["vda"].with_suffix(".base")
+    off.images["vda"].rename(below)
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", below.name, "-F", "qcow2"]
+    subprocess.run([*create, str(off.images["vda"])], check=True)
+    off.images["below"] = below
+    return below
+
+
+def assert_reads_what_is_below(cli: Cli, tmp_path: Path) -> None:
+    export(cli)
+    copy = tmp_path / "copy.raw"
+    assert cli("-d", "off", "copy", "--disk", "vda", str(copy)).returncode == 0
+    assert copy.read_bytes()[:MIB] == b"\x11" * MIB
+    assert cli("-d", "off", "release").returncode == 0
+    assert leftovers() == []
+
+
+def test_an_image_below_that_qemus_user_may_read(
+    off: Vm, cli: Cli, overlay: Path, tmp_path: Path
+) -> None:
+    overlay.chmod(0o644)
+    assert_reads_what_is_below(cli, tmp_path)
+
+
+def test_an_image_below_that_the_definition_names(
+    off: Vm, cli: Cli, overlay: Path, tmp_path: Path
+) -> None:
+    overlay.chmod(0o600)
+    off.images["vda"].chmod(0o600)
+    assert cli("-d", "off", "export").returncode == 12
+    name = f"<source file='{off.images['vda']}'/>"
+    source = f"<source file='{overlay}'/>"
+    below = f"<backingStore type='file'><format type='qcow2'/>{source}</backingStore>"
+    redefine(off, name, name + below)
+    assert_reads_what_is_below(cli, tmp_path)
+    export(cli)
+    with pytest.raises(subprocess.CalledProcessError):  # the lock holds for it, too
+        subprocess.run(["qemu-io", "-c", "write 0 64k", str(overlay)], check=True)
+    assert cli("-d", "off", "release").returncode == 0
+
+
+def test_an_image_that_lies_on_itself(off: Vm, cli: Cli) -> None:
+    rebase(off.images["vda"], off.images["vda"], "qcow2")
+    off.images["vda"].chmod(0o644)
+    done = cli("-d", "off", "export")
+    assert done.returncode == 12
+    assert "more than 200 images below each other" in done.stderr
+    assert leftovers() == []
+
+
+def test_a_block_device(off: Vm, cli: Cli, tmp_path: Path) -> None:
+    image = off.images["vdb"]
+    find = ["losetup", "--find", "--show", str(image)]
+    device = subprocess.run(find, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        domain = ET.fromstring(off.domain.XMLDesc())
+        for disk in domain.iter("disk"):
+            source = disk.find("source")
+            if source is not None and source.get("file") == str(image):
+                disk.set("type", "block")
+                source.attrib = {"dev": device}
+        off.domain.connect().defineXML(ET.tostring(domain, encoding="unicode"))
+        export(cli)
+        copy = tmp_path / "copy.raw"
+        assert cli("-d", "off", "copy", "--disk", "vdb", str(copy)).returncode == 0
+        assert copy.read_bytes()[:MIB] == b"\x33" * MIB
+        assert cli("-d", "off", "release").returncode == 0
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.fixtures import BlankFactory, Cli
-from lab.state import begin_foreign_job, checkpoints, has_job, leftovers
+from lab.state import begin_foreign_job, checkpoints, end_job, has_job, leftovers
 from lab.vms import Disk, Vm
 
 # Every command that names a checkpoint, and every one that names a domain.
@@ -148,7 +148,7 @@ def test_a_job_of_another_program_is_told_at_once(vm: Vm, cli: Cli) -> None:
     text = told(cli("-d", "vm1", "export"), 11)
     assert time.monotonic() - start < 2
     assert "a backup job that vircpt did not start" in text
-    vm.domain.abortJob()
+    end_job(vm)
 
 
 def test_an_export_of_ours_is_told_at_once_and_by_whom(vm: Vm, cli: Cli) -> None:

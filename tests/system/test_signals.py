@@ -269,6 +269,42 @@ def test_the_command_of_run_gets_it_too(
     nothing_runs(vm)
 
 
+def sleepers(seconds: str) -> list[int]:
+    """Pids of the `sleep` that a test started, known by its odd time."""
+    wanted = f"sleep\0{seconds}\0".encode()
+    return [
+        int(one.name) for one in Path("/proc").glob("[0-9]*") if (one / "cmdline").exists()
+        and (one / "cmdline").read_bytes() == wanted
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sleep 7171; true", "sleep 7171 | cat", "(sleep 7171 &); sleep 7171", "nohup sleep 7171; :"],
+)
+def test_the_commands_children_end_too(command: str, blank: BlankFactory, tmp_path: Path) -> None:
+    vm = blank()
+    process = inject.start("-d", vm.name, "export", "--run", f"{command}")
+    poll(lambda: len(sleepers("7171")) == command.count("7171"), 10, "the command")
+    process.terminate()
+    assert inject.finish(process, 10).returncode == 143
+    assert sleepers("7171") == []
+    nothing_runs(vm)
+
+
+def test_a_daemon_that_the_command_started_is_left_alone(blank: BlankFactory) -> None:
+    vm = blank()
+    command = "setsid --fork sleep 7272 >/dev/null 2>&1; sleep 7171"
+    process = inject.start("-d", vm.name, "export", "--run", command)
+    poll(lambda: bool(sleepers("7171") and sleepers("7272")), 10, "the command")
+    process.terminate()
+    assert inject.finish(process, 10).returncode == 143
+    (daemon,) = sleepers("7272")
+    os.kill(daemon, signal.SIGKILL)
+    assert sleepers("7171") == []
+    nothing_runs(vm)
+
+
 def test_ctrl_c_in_a_terminal(blank: BlankFactory, tmp_path: Path) -> None:
     """It goes to vircpt and to its command at once."""
     vm = blank()
@@ -277,6 +313,19 @@ def test_ctrl_c_in_a_terminal(blank: BlankFactory, tmp_path: Path) -> None:
     poll(mark.exists, 10, "the command")
     os.killpg(process.pid, signal.SIGINT)
     assert inject.finish(process, 10).returncode == 130
+    nothing_runs(vm)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--run", "echo ran")])
+def test_nobody_reads_what_it_tells(form: tuple[str, ...], blank: BlankFactory) -> None:
+    vm = blank()
+    reading, writing = os.pipe()
+    os.close(reading)
+    args = ["-d", vm.name, "export", "--create", "new", *form]
+    done = subprocess.run([inject.PROGRAM, *args], stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 141
+    assert checkpoints(vm) == []
     nothing_runs(vm)
 
 

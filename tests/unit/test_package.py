@@ -28,3 +28,15 @@ def test_the_command_line_imports_no_heavy_module_for_help() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_list_imports_nothing_that_takes_long() -> None:
+    code = (
+        "import sys; import vircpt.cli.quick, vircpt.cli.listing, vircpt.cli.outcome;"
+        "import vircpt.api.host, vircpt.api.domain, vircpt.operations.inspect;"
+        "heavy = {'click', 'dataclasses', 'inspect', 'json', 'nbd', 'subprocess'};"
+        "found = heavy & set(sys.modules);"
+        "sys.exit(f'imported: {found}' if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

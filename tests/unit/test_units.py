@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vircpt.errors import InvalidInput
-from vircpt.units import format_duration, format_size, parse_duration
+from vircpt.units import format_age, format_duration, format_size, parse_duration
 
 UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
 YEAR = 366 * 86400
@@ -156,3 +156,11 @@ def test_any_text_is_a_duration_in_range_or_invalid(text: str) -> None:
 def test_parts_of_a_duration_are_added(days: int, hours: int, minutes: int, seconds: int) -> None:
     text = f"{days}d{hours}h{minutes}m{seconds}s"
     assert parse_duration(text) == days * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "1 s"), (0, "1 s"), (0.736, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (7300, "2 h 2 min")],
+)
+def test_format_age(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text

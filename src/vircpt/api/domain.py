@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vircpt.api.export import Export
 from vircpt.hypervisor import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from vircpt.api.export import Export
     from vircpt.hypervisor.agent import Freeze
     from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
@@ -171,6 +171,7 @@ class Domain:
         domain has a job already, BrokenChain if the bitmap of `since` is damaged, NotFound,
         NotSupported.
         """
+        from vircpt.api.export import Export
         from vircpt.operations import export
 
         options = export.ExportOptions(
@@ -253,6 +254,7 @@ class Domain:
 
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""
+        from vircpt.api.export import Export
         from vircpt.operations import exports
 
         return Export(self._raw, exports.find_running(self._raw))

@@ -114,6 +114,17 @@ class Export:
         socket = str(self.socket) if self.socket else None
         return run.run(command, run.environment(self.id, socket, self.disks))
 
+    def is_running(self) -> bool:
+        """False if it has been released, or its job or server has ended."""
+        from vircpt.operations import ownership
+        from vircpt.records import exports
+
+        try:
+            exports.read(self.id)
+        except NotFound:
+            return False
+        return ownership.is_alive(self._domain.connection, self._directory)
+
     def withdraw(self, error: BaseException) -> None:
         """Undo it as if it had never been started, because of `error`, with its checkpoint."""
         from vircpt.operations import export

@@ -7,14 +7,16 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from vircpt import trace
+from vircpt.blocks.placing import placed
 from vircpt.errors import InvalidInput, NotSupported, VircptError
-from vircpt.interrupts import uninterrupted
 
 Progress = Callable[[float], None]
 """Told the part that is done, from 0 to 1."""
@@ -23,7 +25,6 @@ _UMASK = 0o077
 """What comes out of a VM's disk is for nobody else to read."""
 _PACKAGES = {
     "qemu-img": "qemu-utils",
-    "qemu-storage-daemon": "qemu-system-common",
     "nbdinfo": "libnbd-bin",
 }
 FORMATS = ("qcow2", "raw")
@@ -54,32 +55,30 @@ class ImageInfo:
     size: int
     compat: str | None
     bitmaps: tuple[StoredBitmap, ...]
+    backing: str | None = None
+    """the image below it, as its header names it"""
+    backing_format: str | None = None
 
 
 def info(path: str, image_format: str) -> ImageInfo:
     """Read an image's header; also while QEMU has it open (its bitmaps are then out of date)."""
-    return _parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
-
-
-def chain(path: str, image_format: str) -> list[ImageInfo]:
-    """The image and those below it, from the top."""
-    command = _info(path, image_format)
-    command.insert(2, "--backing-chain")
-    found = json.loads(_run(command, f"cannot read the images below {path}"))
-    return [_parse_info(one) for one in found]
+    return parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
 
 
 def _info(path: str, image_format: str) -> list[str]:
     return ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path]
 
 
-def _parse_info(data: dict[str, Any]) -> ImageInfo:
+def parse_info(data: dict[str, Any]) -> ImageInfo:
+    """From QEMU's ImageInfo, as qemu-img and QMP tell it."""
     details = data.get("format-specific", {}).get("data", {})
     return ImageInfo(
         path=data["filename"],
         format=data["format"],
         size=data["virtual-size"],
         compat=details.get("compat"),
+        backing=data.get("backing-filename"),
+        backing_format=data.get("backing-filename-format"),
         bitmaps=tuple(
             StoredBitmap(
                 one["name"],
@@ -125,11 +124,12 @@ class TlsExport:
 
 def create_overlay(path: Path, backing_uri: str) -> None:
     """Make a new qcow2 at `path` on top of an NBD export; an existing file is never replaced."""
-    with _Placed(path) as temporary:
+    with placed(path) as (part, handle), _named(path, part):
         _run(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
-             "--", str(temporary)],
+             "--", str(part)],
             f"cannot make the overlay {path}",
+            handle,
         )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def format_overlay(handle: int, backing_uri: str, size: int) -> None:
         ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
          f"/proc/self/fd/{handle}", str(size)],
         "cannot make an overlay",
-        handles=(handle,),
+        handle,
     )  # fmt: skip
 
 
@@ -148,77 +148,46 @@ def copy(
 ) -> None:
     """Copy an NBD export into a new image, sparse; an existing file is never replaced.
 
-    Until the copy is whole it stands beside the destination under a temporary name.
+    Until the copy is whole it stands beside the destination, in a hidden directory; there it
+    stays if it can't be put in place.
     """
     if image_format not in FORMATS:
         raise InvalidInput(f"no format {image_format!r}", hint=f"use {' or '.join(FORMATS)}")
     origin = ["-f", "raw", source] if isinstance(source, str) else source.options()
-    with _Placed(path) as temporary:
-        command = ["qemu-img", "convert", "-p", "-O", image_format, *origin, str(temporary)]
-        _run_with_progress(command, f"cannot copy to {path}", progress)
-        _sync(temporary)
+    with placed(path) as (part, handle), _named(path, part):
+        command = ["qemu-img", "convert", "-p", "-O", image_format, *origin, str(part)]
+        _run_with_progress(command, f"cannot copy to {path}", progress, handle)
+
+
+@contextmanager
+def _named(path: Path, part: Path) -> Iterator[None]:
+    """Errors name the file by the name that it is to get."""
+    try:
+        yield
+    except VircptError as error:
+        why = error.why and error.why.replace(str(part), str(path))
+        raise type(error)(error.what, why=why, hint=error.hint) from error
 
 
 def nbdinfo(uri: str, *, as_json: bool = False) -> str:
-    """What the tool nbdinfo tells of an NBD export."""
+    """What the tool nbdinfo tells of an NBD export.
+
+    It guesses the content by `file`; where that is missing nbdinfo 1.14 prints stray bytes.
+    """
     options = ["--json"] if as_json else []
+    if which("file") is None:
+        options.append("--no-content")
     return _run(["nbdinfo", *options, "--", uri], "nbdinfo failed")
 
 
-class _Placed:
-    """A new file, made under a temporary name and put in place when the block ends well."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()  # a relative a:b would be a protocol to qemu-img
-        short = os.fsencode(path.name)[:200].decode(errors="ignore")
-        self._temporary = self._path.with_name(f".{short}.{os.urandom(4).hex()}.part")
-
-    def __enter__(self) -> Path:
-        self._refuse_existing()
-        if not self._path.parent.is_dir():
-            raise InvalidInput(f"{self._path.parent} is no directory", hint="make it first")
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with uninterrupted():
-            try:
-                if kind is None:
-                    # a link fails where a rename would replace what came there meanwhile
-                    os.link(self._temporary, self._path)
-            except FileExistsError:
-                self._refuse_existing()
-            except OSError:
-                self._rename()
-            finally:
-                self._temporary.unlink(missing_ok=True)
-
-    def _rename(self) -> None:
-        """Where there are no hard links: onto a new file of our own."""
-        try:
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            self._temporary.rename(self._path)
-        except FileExistsError:
-            self._refuse_existing()
-        except OSError as error:
-            raise VircptError(f"cannot make {self._path}", why=str(error)) from error
-
-    def _refuse_existing(self) -> None:
-        if os.path.lexists(self._path):
-            raise InvalidInput(f"{self._path} exists already", hint="choose another name")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _run(command: Sequence[str], what: str, handles: Sequence[int] = ()) -> str:
+def _run(command: Sequence[str], what: str, *handles: int) -> str:
     trace.tell(f"run: {' '.join(command)}")
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             stdin=subprocess.DEVNULL,
             check=False,
             umask=_UMASK,
@@ -231,7 +200,9 @@ def _run(command: Sequence[str], what: str, handles: Sequence[int] = ()) -> str:
     return done.stdout
 
 
-def _run_with_progress(command: Sequence[str], what: str, progress: Progress | None) -> None:
+def _run_with_progress(
+    command: Sequence[str], what: str, progress: Progress | None, *handles: int
+) -> None:
     """Run a tool that prints (12.34/100%); it ends when we are interrupted."""
     trace.tell(f"run: {' '.join(command)}")
     try:
@@ -242,6 +213,7 @@ def _run_with_progress(command: Sequence[str], what: str, progress: Progress | N
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C is ours to handle
             umask=_UMASK,
+            pass_fds=handles,
         )
     except FileNotFoundError as error:
         raise missing_tool(command[0]) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -15,9 +16,12 @@ T = TypeVar("T")
 
 
 def _set(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value not in (None, False, 0):
-            setattr(context.ensure_object(Session), attribute, value)
+            session = context.ensure_object(Session)
+            if value != (getattr(session, attribute) or value):
+                refuse_twice(parameter.opts[-1], context)
+            setattr(session, attribute, value)
 
     return callback
 
@@ -67,8 +71,13 @@ def shared_options() -> list[click.Parameter]:
     ]
 
 
-class _Quick(click.Command):
-    """Has its short options found at once.
+def refuse_twice(option: str, context: click.Context | None = None) -> NoReturn:
+    """A usage error: of two values one would be passed over without a word."""
+    raise click.UsageError(f"{option} is given twice", context)
+
+
+class _Strict(click.Command):
+    """Takes no option twice that has one value, and has its short options found at once.
 
     click looks for `-d` among the long options first, and makes an error message with a
     search for similar ones before it looks among the short ones: that takes 3 ms.
@@ -77,10 +86,25 @@ class _Quick(click.Command):
     def make_parser(self, ctx: click.Context) -> Any:
         parser = super().make_parser(ctx)
         parser._long_opt.update(parser._short_opt)
+        read = parser.parse_args
+
+        def read_strictly(args: list[str]) -> Any:
+            found = read(args)
+            for option, times in Counter(found[2]).items():
+                if times > 1 and _has_one_value(option) and not ctx.resilient_parsing:
+                    refuse_twice(option.opts[-1], ctx)
+            return found
+
+        parser.parse_args = read_strictly  # type: ignore[method-assign]
         return parser
 
 
-class Command(_Quick):
+def _has_one_value(parameter: click.Parameter) -> bool:
+    flag = isinstance(parameter, click.Option) and (parameter.is_flag or parameter.count)
+    return not (flag or parameter.multiple)
+
+
+class Command(_Strict):
     """A command that understands the shared options as well."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -88,7 +112,7 @@ class Command(_Quick):
         self.params.extend(shared_options())
 
 
-class LazyGroup(_Quick, click.Group):
+class LazyGroup(_Strict, click.Group):
     """A group whose commands are imported when they are used.
 
     `homes` maps each command to its module in this package, and to the line it has in the
@@ -114,12 +138,18 @@ class LazyGroup(_Quick, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.homes and not name.startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(name, self.homes, 1)
-            hint = f" Did you mean {near[0]}?" if near else " See vircpt --help."
-            raise click.UsageError(f"No such command {name!r}.{hint}", context)
+            hint = self._what_was_meant(name, args[1:])
+            raise click.UsageError(f"No such command {name!r}. {hint}", context)
         return super().resolve_command(context, args)
+
+    def _what_was_meant(self, name: str, rest: list[str]) -> str:
+        import difflib
+        import shlex
+
+        if rest and rest[0] in self.homes:  # virsh takes the domain so, but after the command
+            return f"Did you mean vircpt -d {shlex.join([name, *rest])}?"
+        near = difflib.get_close_matches(name, self.homes, 1)
+        return f"Did you mean {near[0]}?" if near else "See vircpt --help."
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -136,6 +166,17 @@ def one_name(option: str | None, argument: str | None, *, needed: bool = True) -
     return name
 
 
+def _one_each(
+    _context: click.Context, parameter: click.Parameter, targets: tuple[str, ...]
+) -> tuple[str, ...]:
+    for one in targets:
+        if "," in one:
+            option = parameter.opts[0]
+            several = " ".join(f"{option} {target}" for target in one.split(","))
+            raise click.UsageError(f"{option} takes one disk at a time: {several}")
+    return targets
+
+
 def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """--disk and --exclude."""
 
@@ -144,6 +185,7 @@ def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
             "--exclude",
             multiple=True,
             metavar="TARGET",
+            callback=_one_each,
             shell_complete=complete.disks,
             help=f"Leave this disk out when {verb}; may be repeated.",
         )(function)
@@ -152,6 +194,7 @@ def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
             "disks",
             multiple=True,
             metavar="TARGET",
+            callback=_one_each,
             shell_complete=complete.disks,
             help="Only this disk, such as vda; may be repeated.",
         )(function)

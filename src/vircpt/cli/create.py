@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,10 @@ from vircpt.cli import output
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy, one_name
 from vircpt.cli.session import Session
 from vircpt.errors import PartlyDone
+from vircpt.interrupts import telling
+
+if TYPE_CHECKING:
+    from vircpt.api import CreatedCheckpoint
 
 
 @click.command("create", cls=Command)
@@ -63,11 +68,17 @@ def command(
             output.message(session, f"would delete checkpoint {output.safe(one)}")
         output.result(plan.xml.rstrip())
         return 0
-    made = domain.create_checkpoint(name, **what, freeze=policy, freeze_limit=freeze_limit)
-    code = PartlyDone.exit_code if made.kept else 0
+    with telling():
+        made = domain.create_checkpoint(name, **what, freeze=policy, freeze_limit=freeze_limit)
+        _tell(session, made)
+        sys.stdout.flush()
+    return PartlyDone.exit_code if made.kept else 0
+
+
+def _tell(session: Session, made: CreatedCheckpoint) -> None:
     if session.json:
         output.document("create/1", checkpoint=made)
-        return code
+        return
     output.tell_skipped(session, made.skipped)
     output.tell_freeze(session, made.freeze)
     output.done(
@@ -79,4 +90,3 @@ def command(
         output.done(session, f"checkpoint {output.safe(one)} deleted")
     for kept in made.kept:
         output.warning(session, f"checkpoint {output.safe(kept.target)} kept: {kept.why}")
-    return code

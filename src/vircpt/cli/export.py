@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vircpt.cli import complete, output
+from vircpt.cli import complete, export_told
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy, one_name
 from vircpt.cli.session import Session
-from vircpt.errors import Interrupted
-from vircpt.interrupts import hold, resume
+from vircpt.interrupts import hold, resume, telling
 
 if TYPE_CHECKING:
-    from vircpt.api import DiskDetails, Export, ExportPlan
-
-_CERTIFICATES = (
-    "; libvirt verifies clients: put client-cert.pem and client-key.pem into the --tls-dir"
-)
+    from vircpt.api import DiskDetails, Export
 
 
 @click.command("export", cls=Command)
@@ -102,130 +97,45 @@ def command(
     seconds = parse_duration(ttl) if ttl else None
     domain = session.domain()
     if dry_run:
-        _show_plan(session, domain.plan_export(name, **what))
+        export_told.plan(session, domain.plan_export(name, **what))
         return 0
-    export = domain.export(
-        name,
-        **what,
-        scratch_dir=str(Path(scratch_dir).absolute()) if scratch_dir else None,
-        ttl=seconds,
-        freeze=policy,
-        freeze_limit=freeze_limit,
-    )
-    if run_command is None:
-        details = _details(export)
+    what |= {
+        "scratch_dir": str(Path(scratch_dir).absolute()) if scratch_dir else None,
+        "ttl": seconds,
+        "freeze": policy,
+        "freeze_limit": freeze_limit,
+    }
+    with telling():
+        export = domain.export(name, **what)
+        if run_command is not None:
+            return _run(session, export, run_command)
         try:
-            _show(session, export, details)
+            details = _details(export)
+            export_told.result(session, export, details)
             sys.stdout.flush()
-        except BrokenPipeError:
-            raise  # who reads has seen what they wanted
-        except OSError as error:
+        except BaseException as error:  # nobody has been told of it
             export.withdraw(error)
             raise
-        return 0
+    return 0
+
+
+def _run(session: Session, export: Export, run_command: str) -> int:
     with export:
-        resume()
-        _tell_start(session, export)
-        return export.run(run_command)
+        try:
+            resume()
+            export_told.start(session, export)
+        except BaseException as error:
+            export.withdraw(error)
+            raise
+        status = export.run(run_command)
+        if not export.is_running():
+            export_told.early_end(session, export, status)
+        return status
 
 
 def _details(export: Export) -> tuple[DiskDetails, ...]:
-    """Reading the maps may take a while; who interrupts it has been told of nothing."""
-    try:
-        resume()
-        details = export.describe()
-        hold()
-    except Interrupted as error:
-        export.withdraw(error)
-        raise
+    """Reading the maps may take a while: here it may be interrupted."""
+    resume()
+    details = export.describe()
+    hold()
     return details
-
-
-def _show_plan(session: Session, plan: ExportPlan) -> None:
-    if session.json:
-        output.document("export-plan/1", plan=output.without_nonce(plan))
-        return
-    output.tell_skipped(session, plan.skipped)
-    rows = [[one.target, _how(one.since, one.why_full)] for one in plan.disks]
-    output.result(output.table(["DISK", "EXPORTED"], rows))
-    if plan.checkpoint_xml:
-        output.result(plan.checkpoint_xml.rstrip())
-
-
-def _how(since: str | None, why_full: str | None) -> str:
-    if since:
-        return f"changes since {since} marked"
-    return f"in full: {why_full}" if why_full else "in full"
-
-
-def _tell_start(session: Session, export: Export) -> None:
-    assert export.start
-    output.tell_skipped(session, export.start.plan.skipped)
-    if export.start.plan.offline:
-        output.message(session, "the domain is shut off: its images are served read-only, and it "
-                       "can't be started until the export is released")  # fmt: skip
-    else:
-        output.tell_freeze(session, export.start.freeze)
-    for one in export.start.plan.disks:
-        if one.why_full:
-            output.message(session, f"disk {one.target} is exported in full: {one.why_full}")
-
-
-def _show(session: Session, export: Export, details: tuple[DiskDetails, ...]) -> None:
-    assert export.start
-    plan = export.start.plan
-    if session.json:
-        output.document(
-            "export/1",
-            id=export.id,
-            domain=export.domain,
-            offline=plan.offline,
-            since=plan.since,
-            created_checkpoint=plan.create,
-            socket=export.socket,
-            address=export.address,
-            port=export.port,
-            tls=export.tls,
-            release_command=export.release_command(),
-            expires=output.iso(export.expires),
-            skipped=plan.skipped,
-            freeze=export.start.freeze,
-            disks=details,
-        )
-        return
-    _tell_start(session, export)
-    output.message(
-        session,
-        "it shows the disks as they are now"
-        + (f", with the blocks marked that were written since {output.safe(plan.since)}"
-           if any(one.bitmap for one in details) else ""),
-    )  # fmt: skip
-    if plan.create:
-        output.result(f"checkpoint {output.safe(plan.create)} created in the same instant")
-    output.result(f"export {export.id} of domain {output.safe(export.domain)} is running")
-    if export.socket:
-        output.result(f"socket: {export.socket}")
-    if export.expires:
-        output.result(f"released at: {output.moment(export.expires)}")
-    rows = [
-        [
-            one.target,
-            output.size(one.size),
-            output.size(one.changed),
-            one.bitmap or "-",
-            _how(one.since, one.why_full),
-        ]
-        for one in details
-    ]
-    output.result("")
-    output.result(output.table(["DISK", "SIZE", "CHANGED", "BITMAP", "EXPORTED"], rows, [1, 2]))
-    for one in details:
-        if one.unreadable:
-            note = _CERTIFICATES if export.tls else ""
-            text = output.safe(one.unreadable)
-            output.warning(session, f"size and changes of {one.target} are not known: {text}{note}")
-        output.result(f"\n{one.target}: {one.uri}")
-        for useful in one.commands:
-            output.result(f"  # {useful.purpose}\n  {useful.command}")
-    output.result("\nend it with:")
-    output.result(f"  {export.release_command()}")

@@ -44,11 +44,14 @@ def command(session: Session) -> None:
         "SCRATCH",
         "ENDS",
         "ATTACHED",
+        "ADDRESS",
     ]
     output.result(output.table(header, [_row(one) for one in found], right=[7]))
     for one in found:
         if one.note:
-            output.warning(session, f"export {one.id}: {output.safe(one.note)}")
+            output.warning(
+                session, f"export {one.id or output.safe(one.domain)}: {output.safe(one.note)}"
+            )
 
 
 def _row(one: ExportStatus) -> list[str]:
@@ -63,12 +66,19 @@ def _row(one: ExportStatus) -> list[str]:
         output.size(one.scratch_used),
         output.moment(one.expires),
         " ".join([*one.attached, *_others(one)]) or "-",
+        _address(one),
     ]
 
 
 def _others(one: ExportStatus) -> list[str]:
     """Mounts and clones: what `attached` does not name."""
     return [user.name for user in one.consumers if user.alive and user.kind != "hotadd"]
+
+
+def _address(one: ExportStatus) -> str:
+    if one.socket:
+        return one.socket
+    return f"{one.address}:{one.port}{' (TLS)' if one.tls else ''}" if one.port else "-"
 
 
 def _describe(one: ExportStatus) -> dict[str, Any]:

@@ -131,9 +131,10 @@ def size(value: int | None) -> str:
 
 
 def tell_skipped(session: Session, skipped: Iterable[Skipped]) -> None:
-    """Say which disks are left out, and why."""
+    """Say which disks are left out though nobody asked for that, and why."""
     for one in skipped:
-        message(session, f"skipped {safe(one.target)}: {safe(one.why)}")
+        if not one.wished:
+            message(session, f"skipped {safe(one.target)}: {safe(one.why)}")
 
 
 def tell_freeze(session: Session, report: FreezeReport) -> None:

@@ -25,8 +25,12 @@ def command(session: Session, file: IO[str], validate: bool) -> None:
         text = file.read()
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{file.name} is no text: {error}") from error
-    name = session.domain().redefine_checkpoint(text, validate=validate)
+    domain = session.domain()
+    name = domain.redefine_checkpoint(text, validate=validate)
     if session.json:
         output.document("redefine/1", name=name)
     else:
-        output.done(session, f"checkpoint {output.safe(name)} redefined")
+        output.done(
+            session,
+            f"checkpoint {output.safe(name)} of domain {output.safe(domain.name)} redefined",
+        )

@@ -7,6 +7,7 @@ import click
 from vircpt.cli import output
 from vircpt.cli.base import Command, timeout_option
 from vircpt.cli.session import Session
+from vircpt.errors import quoted
 
 
 @click.command("release", cls=Command)
@@ -30,3 +31,6 @@ def command(session: Session, force: bool, timeout: float) -> None:
             output.done(session, f"{output.safe(user)} ended")
         note = "" if one.was_running else " (it had died before; what it left is removed)"
         output.done(session, f"export {one.id} of domain {output.safe(one.domain)} released{note}")
+        if one.guest_paused:
+            again = f"virsh resume {output.safe(quoted(one.domain))}"
+            output.warning(session, f"the guest is paused, as one of its writes failed: {again}")

@@ -50,6 +50,9 @@ class FreezeState(enum.Enum):
     """the limit passed before the work was done: the guard thawed"""
 
 
+_WAKE = {"paused": "resume", "suspended": "dompmwakeup"}
+
+
 @dataclass(frozen=True)
 class FreezeReport:
     """What was frozen (number of file systems) and for how long in seconds; `why` if it was not."""
@@ -84,8 +87,8 @@ def frozen(
         yield result
         return
     if reason:
-        _refuse(policy, domain, reason)
-        result.report = FreezeReport(FreezeState.NO_AGENT, why=reason)
+        _refuse(policy, domain, *reason)
+        result.report = FreezeReport(FreezeState.NO_AGENT, why=reason[0])
         yield result
         return
     with Guard(domain, limit) as guard:
@@ -115,11 +118,15 @@ def _measured(report: FreezeReport, seconds: float, guard: Guard, limit: float) 
     )
 
 
-def _unreachable(facts: DomainFacts) -> str | None:
+def _unreachable(facts: DomainFacts) -> tuple[str, str | None] | None:
+    """Why the agent need not be asked, and what helps, if it is not the usual."""
+    wake = _WAKE.get(facts.state)
     if not facts.has_agent_channel:
-        return "the domain has no channel for the guest agent"
+        return "the domain has no channel for the guest agent", None
+    if wake:
+        return f"the guest is {facts.state}", f"virsh {wake} {quoted(facts.name)}"
     if not facts.agent_connected:
-        return "the guest agent is not running in the guest"
+        return "the guest agent is not running in the guest", None
     return None
 
 

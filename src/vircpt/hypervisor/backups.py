@@ -17,19 +17,6 @@ from vircpt.hypervisor import xml
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.hypervisor.translate import code, translated
 
-_OPERATIONS = {
-    libvirt.VIR_DOMAIN_JOB_OPERATION_START: "start",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SAVE: "save",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_RESTORE: "restore",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN: "incoming migration",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT: "migration",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT: "snapshot",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT: "snapshot revert",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_DUMP: "memory dump",
-    libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP: "backup",
-}
-BACKUP = "backup"
-
 
 @dataclass(frozen=True)
 class ExportDisk:
@@ -48,18 +35,6 @@ class Listen:
     address: str | None = None
     port: int | None = None
     tls: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """The job that holds a domain: its kind in words, and for how many seconds it has run.
-
-    `scratch_used` is the bytes in a backup's scratch files, where libvirt tells.
-    """
-
-    operation: str
-    seconds: float
-    scratch_used: int | None
 
 
 @dataclass(frozen=True)
@@ -146,24 +121,6 @@ def begin(domain: LibvirtDomain, definition: str, checkpoint: str | None) -> Non
     """
     with translated("cannot start the export", domain=domain.name):
         domain.raw.backupBegin(definition, checkpoint, 0)
-
-
-def current_job(domain: LibvirtDomain) -> Job | None:
-    """The job that holds the domain now; None if there is none or it doesn't run."""
-    try:
-        with translated("cannot ask for the domain's job", domain=domain.name):
-            stats = domain.raw.jobStats()
-    except VircptError as error:
-        if code(error) == libvirt.VIR_ERR_OPERATION_INVALID:  # the domain is not running
-            return None
-        raise
-    if stats.get("type", 0) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return None
-    return Job(
-        operation=_OPERATIONS.get(stats.get("operation"), "job"),
-        seconds=stats.get("time_elapsed", 0) / 1000,
-        scratch_used=stats.get("disk_temp_used"),
-    )
 
 
 def current(domain: LibvirtDomain) -> BackupJob | None:

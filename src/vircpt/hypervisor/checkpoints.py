@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import libvirt
 
-from vircpt.errors import InvalidInput, NotFound
+from vircpt.errors import BrokenChain, InvalidInput, NotFound
 from vircpt.hypervisor import xml
 from vircpt.hypervisor.domain import LibvirtDomain, parse_disks
 from vircpt.hypervisor.translate import code, translated
@@ -173,9 +173,13 @@ def redefine(domain: LibvirtDomain, definition: str, *, validate: bool) -> Check
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
     if validate:
         flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
-    with translated("cannot redefine the checkpoint", domain=domain.name, checkpoint=name):
-        raw = domain.raw.checkpointCreateXML(definition, flags)
-        return parse_xml(raw.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+    try:
+        with translated("cannot redefine the checkpoint", domain=domain.name, checkpoint=name):
+            raw = domain.raw.checkpointCreateXML(definition, flags)
+            return parse_xml(raw.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN))
+    except BrokenChain as error:
+        error.hint = "without --validate it can be redefined, but no export can start from it"
+        raise
 
 
 def delete(domain: LibvirtDomain, name: str, *, metadata_only: bool = False) -> None:

@@ -33,7 +33,9 @@ class Disk(NamedTuple):
     `device` is disk, cdrom, floppy or lun; `source` the path of the image or block device,
     None without a medium or for network disks; `nbd_sockets` the Unix sockets that it or an
     image below it is read from over NBD; `alias` QEMU's name of the device while the domain
-    runs; `chain` the paths of the image and, while it runs, of all images below it.
+    runs; `chain` the paths of the image and, while it runs, of all images below it; `below`
+    type, format and path of those below it that the XML names, `is_chain_complete` if it
+    says that there are no more.
     """
 
     target: str
@@ -45,6 +47,8 @@ class Disk(NamedTuple):
     nbd_sockets: tuple[str, ...] = ()
     alias: str | None = None
     chain: tuple[str, ...] = ()
+    below: tuple[tuple[str, str, str | None], ...] = ()
+    is_chain_complete: bool = False
 
     @property
     def has_medium(self) -> bool:
@@ -78,6 +82,7 @@ class DomainFacts(NamedTuple):
     has_agent_channel: bool
     agent_connected: bool
     qemu_owner: Owner | None
+    emulator: str | None = None
 
     def disk(self, target: str) -> Disk:
         """The disk with that target; raises NotFound, naming those that there are."""
@@ -105,6 +110,12 @@ class LibvirtDomain:
     def is_active(self) -> bool:
         with translated("cannot ask whether the domain runs", domain=self.name):
             return bool(self.raw.isActive())
+
+    def is_stuck(self) -> bool:
+        """True if it is paused because a disk could not be read or written."""
+        with translated("cannot ask for the domain's state", domain=self.name):
+            state: list[int] = self.raw.state()
+        return state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
 
     def capacity(self, target: str) -> int:
         """The size of a disk in bytes, as the guest sees it."""
@@ -167,6 +178,7 @@ def parse_domain(text: str, state: str, active: bool) -> DomainFacts:
         has_agent_channel=channel is not None,
         agent_connected=channel is not None and channel.get("state") == "connected",
         qemu_owner=parse_owner(label or ""),
+        emulator=root.findtext("devices/emulator"),
     )
 
 
@@ -185,6 +197,7 @@ def _parse_disk(element: xml.Element) -> Disk:
     sources = list(element.iter("source"))
     hosts = [one.find("host[@transport='unix']") for one in sources if one.get("protocol") == "nbd"]
     files = [one.get("file") or one.get("dev") for one in sources]
+    below, is_chain_complete = _parse_below(element)
     return Disk(
         target=xml.attribute(element, "target", "dev") or "",
         device=element.get("device") or "disk",
@@ -195,4 +208,18 @@ def _parse_disk(element: xml.Element) -> Disk:
         nbd_sockets=tuple(host.get("socket") or "" for host in hosts if host is not None),
         alias=xml.attribute(element, "alias", "name"),
         chain=tuple(one for one in files if one),
+        below=below,
+        is_chain_complete=is_chain_complete,
     )
+
+
+def _parse_below(disk: xml.Element) -> tuple[tuple[tuple[str, str, str | None], ...], bool]:
+    """The nested <backingStore>s; an empty one says that nothing is below."""
+    found: list[tuple[str, str, str | None]] = []
+    store = disk.find("backingStore")
+    while store is not None and len(store):
+        path = xml.attribute(store, "source", "file") or xml.attribute(store, "source", "dev")
+        image_format = xml.attribute(store, "format", "type") or "raw"
+        found.append((store.get("type") or "file", image_format, path))
+        store = store.find("backingStore")
+    return tuple(found), store is not None

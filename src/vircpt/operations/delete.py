@@ -101,6 +101,13 @@ def _refuse_bases(domain: LibvirtDomain, doomed: list[str]) -> None:
     for directory in records.of_domain(domain.uuid):
         if directory.record.base and ownership.is_alive(domain.connection, directory):
             bases.add(directory.record.base)
+    for one in ownership.damaged_that_live(domain):
+        raise Busy(
+            f"export {one.id} of the domain runs, and its state is damaged",
+            why=f"which checkpoint it is based on is not known ({one.why})",
+            domain=domain.name,
+            hint=f"release it first: vircpt -d {quoted(domain.name)} release",
+        )
     used = [one for one in doomed if one in bases]
     if used:
         raise Busy(

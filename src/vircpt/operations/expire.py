@@ -14,6 +14,7 @@ import time
 from vircpt.children import let_go
 from vircpt.errors import NotFound, VircptError
 from vircpt.operations import ownership
+from vircpt.records import directories
 from vircpt.records import exports as records
 from vircpt.records.exports import ExportDirectory
 
@@ -30,7 +31,7 @@ def watch(directory: ExportDirectory) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
-        env={**os.environ, "VIRCPT_STATE_DIR": str(records.base())},
+        env={**os.environ, "VIRCPT_STATE_DIR": str(directories.base())},
     )
     let_go(process)
 

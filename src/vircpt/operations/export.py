@@ -26,8 +26,9 @@ from vircpt.operations.create import CheckpointOptions, CheckpointPlan, draft, r
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.operations.tcp import TcpListen, check_tcp
 from vircpt.records import exports as records
-from vircpt.records.exports import DiskRecord, ExportDirectory, ExportRecord
-from vircpt.units import format_duration
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord, ExportRecord
+from vircpt.units import format_age
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
 def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
     """Start the export. It runs until it is released, whatever becomes of this process.
 
-    From its return on interruptions wait (see interrupts.hold): the caller resumes.
+    Inside of interrupts.telling interruptions wait from its return on.
 
     Raises Busy if the domain has a job already, NotFound for an unknown checkpoint or disk,
     BrokenChain if the checkpoint's bitmap is damaged, NotSupported where it can't be.
@@ -203,11 +204,9 @@ def _plan_disk(
     covered = base.disk(disk.target)
     if covered is None:
         return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
-    then = sources.get(disk.target)
-    if then and disk.chain and then not in disk.chain:
-        return PlannedDisk(disk.target, None, f"it had another image ({then}) at {base.name}")
-    if not facts.is_active and offline.is_spread(disk, base.name):
-        return PlannedDisk(disk.target, None, "its bitmap is spread over a chain of images")
+    moved = _moved(disk, sources.get(disk.target), base.name, facts)
+    if moved:
+        return PlannedDisk(disk.target, None, moved)
     size = domain.capacity(disk.target)
     if covered.capacity is not None and covered.capacity != size:
         change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
@@ -223,6 +222,18 @@ def _plan_disk(
             f"vircpt -d {quoted(facts.name)} list",
         )
     return PlannedDisk(disk.target, base.name)
+
+
+def _moved(disk: Disk, then: str | None, name: str, facts: DomainFacts) -> str | None:
+    """Why an image that is not the one of the checkpoint has no use for its bitmap.
+
+    An external snapshot spreads the bitmap over the chain; QEMU puts it together again.
+    """
+    if not then or then == disk.source:
+        return None
+    if disk.chain and then not in disk.chain:
+        return f"it had another image ({then}) at {name}"
+    return None if facts.is_active else "its bitmap is spread over a chain of images"
 
 
 def _draft_checkpoint(
@@ -352,12 +363,19 @@ def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
 
 
 def _refuse_second(domain: LibvirtDomain) -> None:
+    for damaged in ownership.damaged_that_live(domain):
+        raise Busy(
+            f"domain {domain.name} is being exported already",
+            why=f"export {damaged.id}, whose state is damaged ({damaged.why})",
+            domain=domain.name,
+            hint=f"release it first: vircpt -d {quoted(domain.name)} release",
+        )
     for directory in records.of_domain(domain.uuid):
         record = directory.record
         raise Busy(
             f"domain {domain.name} is being exported already",
             why=f"export {record.id}, started by {record.user} "
-            f"{format_duration(max(0.0, time.time() - record.created))} ago",
+            f"{format_age(time.time() - record.created)} ago",
             domain=domain.name,
             hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import os
+import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError, quoted
-from vircpt.hypervisor import backups
+from vircpt.hypervisor import backups, jobs
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
@@ -18,6 +21,9 @@ from vircpt.records.exports import Damaged, ExportDirectory
 
 if TYPE_CHECKING:
     from vircpt.operations import attachments, consumers
+
+
+_NO_SPACE = 1 << 20
 
 
 class ExportState(enum.Enum):
@@ -68,8 +74,10 @@ def list_exports(connection: Connection) -> list[ExportStatus]:
     from vircpt.operations import attachments
 
     attached = attachments.find_all(connection)
-    found = [_status(connection, one, attached) for one in records.list_all()]
-    return found + _foreign(connection, {one.uuid for one in _ours()})
+    written = records.list_all()
+    ours = {one.uuid if isinstance(one, Damaged) else one.record.uuid for one in written}
+    found = [_status(connection, one, attached) for one in written]
+    return found + _foreign(connection, ours)
 
 
 def find_running(domain: LibvirtDomain) -> ExportDirectory:
@@ -84,8 +92,18 @@ def find_running(domain: LibvirtDomain) -> ExportDirectory:
     )
 
 
-def _ours() -> list[records.ExportRecord]:
-    return [one.record for one in records.list_all() if isinstance(one, ExportDirectory)]
+def _damaged(connection: Connection, one: Damaged) -> ExportStatus:
+    domain = domains.find(connection, one.uuid) if one.uuid else None
+    advice = "end its job if it runs (virsh domjobinfo, virsh domjobabort), then "
+    advice += f"rm -r {quoted(str(one.directory))}"
+    if one.uuid:
+        advice = f"vircpt -d {quoted(domain.name if domain else one.uuid)} release"
+    return ExportStatus(
+        one.id,
+        domain.name if domain else one.uuid,
+        ExportState.DAMAGED,
+        note=f"its state is damaged ({one.why}); end it: {advice}",
+    )
 
 
 def _status(
@@ -94,13 +112,11 @@ def _status(
     attached: list[attachments.Attachment],
 ) -> ExportStatus:
     if isinstance(one, Damaged):
-        return ExportStatus(
-            one.id, None, ExportState.DAMAGED, note=f"{one.why}; remove {one.directory} by hand"
-        )
+        return _damaged(connection, one)
     record = one.record
     from vircpt.operations import consumers
 
-    state, scratch = _state(connection, one)
+    state, scratch, note = _state(connection, one)
     users = tuple(consumers.list_of(connection, one))
     by_hand = (
         f"{place.domain.name}:{place.target}"
@@ -133,7 +149,7 @@ def _status(
         attached=tuple(dict.fromkeys([*by_hand, *recorded])),
         consumers=users,
         purpose=record.purpose,
-        note=_note(state, users),
+        note=_note(state, users) or note,
     )
 
 
@@ -148,24 +164,53 @@ def _note(state: ExportState, users: tuple[consumers.ConsumerStatus, ...]) -> st
     return None
 
 
-def _state(connection: Connection, one: ExportDirectory) -> tuple[ExportState, int | None]:
+def _state(
+    connection: Connection, one: ExportDirectory
+) -> tuple[ExportState, int | None, str | None]:
+    """How it is, the bytes in its scratch files, and what people should know."""
     record = one.record
     if record.kind == "live" and record.uri != connection.uri:
-        return ExportState.ELSEWHERE, None
-    if not ownership.is_alive(connection, one):
-        return ExportState.DEAD, None
+        return ExportState.ELSEWHERE, None, None
     domain = domains.find(connection, record.uuid)
-    job = backups.current_job(domain) if domain else None
-    return ExportState.RUNNING, job.scratch_used if job else None
+    if not ownership.is_alive_on(domain, one):
+        return ExportState.DEAD, None, None
+    job = jobs.current(domain) if domain else None
+    note = _why_stuck(domain, one) if domain and record.kind == "live" else None
+    return ExportState.RUNNING, job.scratch_used if job else None, note
 
 
-def _foreign(connection: Connection, ours: set[str]) -> list[ExportStatus]:
+def _why_stuck(domain: LibvirtDomain, one: ExportDirectory) -> str | None:
+    """The guest's writes fail, and it is paused, when its old blocks find no space."""
+    if not domain.is_stuck():
+        return None
+    name = quoted(domain.name)
+    if not one.record.remote and _free(one.scratch) < _NO_SPACE:
+        return (
+            f"the guest is paused: there is no space left for scratch files in {one.scratch}; make "
+            f"room, or release the export (vircpt -d {name} release), then: virsh resume {name}"
+        )
+    return (
+        f"the guest is paused, as it could not read or write a disk: see virsh domblkerror {name}; "
+        f"then: virsh resume {name}"
+    )
+
+
+def _free(directory: Path) -> int:
+    """Bytes free for others than root."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+def _foreign(connection: Connection, ours: set[str | None]) -> list[ExportStatus]:
     found = []
     for domain in domains.list_domains(connection, active=True):
         if domain.uuid in ours:
             continue
         try:
-            job, running = backups.current(domain), backups.current_job(domain)
+            job, running = backups.current(domain), jobs.current(domain)
         except VircptError:
             continue  # it has ended since we listed it
         if job:
@@ -184,6 +229,14 @@ def _foreign(connection: Connection, ours: set[str]) -> list[ExportStatus]:
                     port=job.listen.port,
                     tls=job.listen.tls,
                     scratch_used=running.scratch_used if running else None,
+                    note=_another_users(job.listen.socket),
                 )
             )
     return found
+
+
+def _another_users(socket: str | None) -> str | None:
+    """A note if the socket is that of another user's vircpt, whose records we don't see."""
+    if socket is None or not re.search(r"/vircpt/exports/[^/]+/io/nbd\.sock\Z", socket):
+        return None
+    return f"another user's vircpt started it: release it as that user ({socket})"

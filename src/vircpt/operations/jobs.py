@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from vircpt.errors import Busy, quoted
-from vircpt.hypervisor import backups
+from vircpt.hypervisor import jobs
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.units import format_duration
+from vircpt.units import format_age
 
 
 def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
     """Raise Busy if a job holds the domain; `but_backups`, which leave checkpoints alone."""
-    job = backups.current_job(domain)
-    if job is None or (but_backups and job.operation == backups.BACKUP):
+    job = jobs.current(domain)
+    if job is None or (but_backups and job.operation == jobs.BACKUP):
         return
     raise Busy(
         f"domain {domain.name} is busy",
         why=f"a {job.operation} job that vircpt did not start has run for "
-        f"{format_duration(job.seconds)}",
+        f"{format_age(job.seconds)}",
         domain=domain.name,
         hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
     )
@@ -24,5 +24,5 @@ def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
 
 def holds(domain: LibvirtDomain) -> bool:
     """True if a job runs that keeps QEMU from being asked for its bitmaps."""
-    job = backups.current_job(domain)
-    return job is not None and job.operation != backups.BACKUP
+    job = jobs.current(domain)
+    return job is not None and job.operation != jobs.BACKUP

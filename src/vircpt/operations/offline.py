@@ -1,86 +1,87 @@
-"""Serve the disks of a shut-off domain: its images, read-only, by a storage daemon."""
+"""Serve the disks of a shut-off domain: its images, read-only, by a QEMU without a machine."""
 
 from __future__ import annotations
 
 import os
+import pwd
 
-from vircpt.blocks import images, storage_daemon
-from vircpt.errors import BrokenChain, NotSupported
+from vircpt.blocks.image_server import Endpoint, ImageServer, User
+from vircpt.blocks.images import StoredBitmap
+from vircpt.errors import BrokenChain
 from vircpt.hypervisor.backups import bitmap_name
-from vircpt.hypervisor.domain import Disk, DomainFacts
-from vircpt.records.exports import DiskRecord, ExportDirectory
+from vircpt.hypervisor.domain import DomainFacts
+from vircpt.operations import chain
+from vircpt.operations.chain import Chain
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord
+
+_PROGRAM = "qemu-system-x86_64"
 
 
 def serve(directory: ExportDirectory, facts: DomainFacts) -> None:
-    """Start the daemon for the export in `directory`.
+    """Start the server for the export in `directory`.
 
     Raises BrokenChain if a bitmap is absent or in use, NotSupported for images that are
-    not files or block devices of this host.
+    not files or block devices of this host, or that QEMU could not read.
     """
     record = directory.record
-    served = [_image(facts.disk(one.target), one) for one in record.disks]
-    endpoint = storage_daemon.Endpoint(
+    endpoint = Endpoint(
         socket=None if record.port else directory.socket,
         address=record.address,
         port=record.port,
         tls_dir=record.tls_dir,
     )
-    storage_daemon.start(directory.server_mark, endpoint, served)
-    _hand_over(directory)
+    user = _user(directory)
+    program = facts.emulator or _PROGRAM
+    with ImageServer(program, directory.server_mark, directory.server_log, user) as server:
+        for one in record.disks:
+            _open(server, facts, one, user)
+        server.listen(endpoint)
+        for one in record.disks:
+            server.export(one.target, bitmap_name(one.target) if one.since else None)
+        server.keep()
 
 
-def _image(disk: Disk, record: DiskRecord) -> storage_daemon.Served:
-    if disk.source is None or disk.source_type not in ("file", "block"):
-        raise NotSupported(
-            f"disk {disk.target} can't be exported while the domain is shut off",
-            why=f"it is of type {disk.source_type}: no file or block device of this host",
-            disk=disk.target,
-            hint="start the domain, or leave the disk out with --exclude",
-        )
-    if record.since:
-        _check_bitmap(disk.source, disk, record.since)
-    return storage_daemon.Served(
-        name=disk.target,
-        path=disk.source,
-        format=disk.format,
-        is_block_device=disk.source_type == "block",
-        since=record.since,
-        bitmap=bitmap_name(disk.target) if record.since else None,
-    )
+def _user(directory: ExportDirectory) -> User | None:
+    """Who QEMU runs as, to whom the directory was given; None if that is us."""
+    owner = directory.owner
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return None
+    try:
+        groups = os.getgrouplist(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
+    except KeyError:
+        groups = [owner.st_gid]
+    return User(owner.st_uid, owner.st_gid, tuple(groups))
 
 
-def _check_bitmap(path: str, disk: Disk, name: str) -> None:
-    stored = {one.name: one for one in images.info(path, disk.format).bitmaps}
-    bitmap = stored.get(name)
-    if bitmap is None or bitmap.in_use or not bitmap.enabled:
+def _open(server: ImageServer, facts: DomainFacts, one: DiskRecord, user: User | None) -> None:
+    with chain.opened(server, facts.disk(one.target), user) as found:
+        if one.since:
+            _check_bitmap(found, one.target, one.since)
+        server.open(one.target, found.layers)
+        if one.since:
+            server.add_bitmap(one.target, one.since, bitmap_name(one.target))
+
+
+def _check_bitmap(found: Chain, target: str, name: str) -> None:
+    stored = {one.name: one for one in found.headers[0].bitmaps}
+    path = found.layers[0].path
+    why = _what_is_wrong(path, stored.get(name))
+    if why is None and any(one.name == name for low in found.headers[1:] for one in low.bitmaps):
+        why = "it is spread over a chain of images, as after an external snapshot"
+    if why is not None:
         raise BrokenChain(
-            f"the bitmap of checkpoint {name} on disk {disk.target} is missing or broken",
-            why=_what_is_wrong(path, bitmap),
+            f"the bitmap of checkpoint {name} on disk {target} is missing or broken",
+            why=why,
             checkpoint=name,
-            disk=disk.target,
+            disk=target,
             hint="export in full (without --name), or from another checkpoint",
         )
 
 
-def _what_is_wrong(path: str, bitmap: images.StoredBitmap | None) -> str:
+def _what_is_wrong(path: str, bitmap: StoredBitmap | None) -> str | None:
     if bitmap is None:
         return f"{path} holds no bitmap of that name"
     if bitmap.in_use:
         return "it was not closed properly, as after a crash of QEMU"
-    return "it is disabled: it does not know what was written lately"
-
-
-def is_spread(disk: Disk, bitmap: str) -> bool:
-    """True if images below the disk's hold bitmaps of that name, too: after an external
-    snapshot libvirt spreads what changed over the chain."""
-    if disk.format != "qcow2" or disk.source is None or disk.source_type not in ("file", "block"):
-        return False
-    below = images.chain(disk.source, disk.format)[1:]
-    return any(one.name == bitmap for image in below for one in image.bitmaps)
-
-
-def _hand_over(directory: ExportDirectory) -> None:
-    """Let QEMU's user connect as well: the export may be attached to another domain."""
-    owner = (directory.path / "io").stat()
-    if os.geteuid() == 0 and directory.socket.is_socket():
-        os.chown(directory.socket, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    return None if bitmap.enabled else "it is disabled: it does not know what was written lately"

@@ -9,7 +9,8 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations import processes
-from vircpt.records.exports import ExportDirectory
+from vircpt.records import exports as records
+from vircpt.records.exports import Damaged, ExportDirectory
 
 WATCHER = "vircpt.operations.expire"
 """The module that the process runs which releases an export at its end."""
@@ -30,6 +31,15 @@ def is_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
     return any(path.startswith(ours) for path in job.scratch_files)
 
 
+def looks_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
+    """The same without trusting the state of the export, which may be damaged."""
+    mark = scratch_mark(directory)
+    inside = f"{directory.path}{os.sep}"
+    return job.listen.socket == str(directory.socket) or any(
+        path.startswith(inside) or mark in path for path in job.scratch_files
+    )
+
+
 def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
     """True if the backup job that runs on the domain now is that export's."""
     job = backups.current(domain)
@@ -37,10 +47,11 @@ def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:
 
 
 def is_served(directory: ExportDirectory) -> bool:
-    """True if a storage daemon of ours serves the export of a shut-off domain."""
-    from vircpt.blocks import storage_daemon
+    """True if a server of ours serves the export of a shut-off domain."""
+    from vircpt.blocks import image_server
 
-    return bool(processes.find(*storage_daemon.marked(directory.server_mark)))
+    words = image_server.marked(directory.server_mark)
+    return bool(processes.find(*words, owner=_server_owner(directory)))
 
 
 def is_alive(connection: Connection, directory: ExportDirectory) -> bool:
@@ -50,8 +61,25 @@ def is_alive(connection: Connection, directory: ExportDirectory) -> bool:
     """
     if directory.record.kind == "offline":
         return is_served(directory)
-    domain = domain_of(connection, directory)
+    return is_alive_on(domain_of(connection, directory), directory)
+
+
+def is_alive_on(domain: LibvirtDomain | None, directory: ExportDirectory) -> bool:
+    """The same, if the domain has been looked up already."""
+    if directory.record.kind == "offline":
+        return is_served(directory)
     return domain is not None and job_is_ours(domain, directory)
+
+
+def damaged_that_live(domain: LibvirtDomain) -> list[Damaged]:
+    """Exports of the domain that are served, though their state is damaged."""
+    found = []
+    for one in records.damaged_of(domain.uuid):
+        directory = one.stand_in(domain.name)
+        job = backups.current(domain)
+        if is_served(directory) or (job is not None and looks_ours(job, directory)):
+            found.append(one)
+    return found
 
 
 def domain_of(connection: Connection, directory: ExportDirectory) -> LibvirtDomain | None:
@@ -69,8 +97,17 @@ def connected_to(connection: Connection, uri: str) -> Connection:
 
 
 def stop_processes(directory: ExportDirectory) -> None:
-    """End the export's watcher and its storage daemon, if they live."""
-    from vircpt.blocks import storage_daemon
+    """End the export's watcher and its server, if they live."""
+    from vircpt.blocks import image_server
 
     processes.end(WATCHER, directory.record.id)
-    processes.end(*storage_daemon.marked(directory.server_mark))
+    words = image_server.marked(directory.server_mark)
+    processes.end(*words, owner=_server_owner(directory))
+
+
+def _server_owner(directory: ExportDirectory) -> int | None:
+    """The server runs as QEMU's user."""
+    try:
+        return directory.owner.st_uid
+    except FileNotFoundError:
+        return None

@@ -10,25 +10,28 @@ import os
 import select
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PATIENCE = 10.0
-_PROGRAMS = ("qemu-storage-daemon", "python")
+_PROGRAMS = ("qemu", "python")
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
-def find(*words: str) -> list[int]:
-    """Pids of processes of our user, or root's, whose command line holds these words in a row."""
+def find(*words: str, owner: int | None = None) -> list[int]:
+    """Pids of processes of our user, root or `owner` whose command line holds these words in
+    a row."""
     wanted = _row(words)
-    return [pid for pid in _pids() if _matches(pid, wanted)]
+    return [pid for pid in _pids() if _matches(pid, wanted, owner)]
 
 
-def end(*words: str) -> None:
+def end(*words: str, owner: int | None = None) -> None:
     """End those processes, and wait until they have gone; never ourselves."""
     wanted = _row(words)
     for pid in _pids():
-        if pid != os.getpid() and _matches(pid, wanted):
-            _end(pid, wanted)
+        if pid != os.getpid() and _matches(pid, wanted, owner):
+            _end(pid, wanted, owner)
 
 
 def end_leaders(*words: str) -> None:
@@ -37,7 +40,7 @@ def end_leaders(*words: str) -> None:
     for pid in find(*words):
         with suppress(ProcessLookupError):
             if os.getsid(pid) == pid:
-                _end(pid, wanted)
+                _end(pid, wanted, None)
     wait(*words, limit=_PATIENCE)
     end(*words)
 
@@ -51,14 +54,14 @@ def wait(*words: str, limit: float) -> None:
         pause = min(2 * pause, 0.2)
 
 
-def _end(pid: int, wanted: bytes) -> None:
+def _end(pid: int, wanted: bytes, owner: int | None) -> None:
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         # now the pid can't be given to another process unnoticed
-        if not _matches(pid, wanted):
+        if not _matches(pid, wanted, owner):
             return
         signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], _PATIENCE)[0]:
@@ -74,18 +77,62 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _matches(pid: int, wanted: bytes) -> bool:
+def _matches(pid: int, wanted: bytes, owner: int | None) -> bool:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        owner = Path(f"/proc/{pid}").stat().st_uid
+        uid = Path(f"/proc/{pid}").stat().st_uid
         program = Path(f"/proc/{pid}/exe").readlink().name
     except OSError:
         return False
-    if not program.startswith(_PROGRAMS):  # su and sudo take any words, from anybody
+    if uid not in (os.geteuid(), 0, owner) or wanted not in b"\0" + command:
         return False
-    return owner in (os.geteuid(), 0) and wanted in b"\0" + command
+    # su and sudo, which run as root, take any words, from anybody
+    return uid not in (os.geteuid(), 0) or program.startswith(_PROGRAMS)
 
 
 def _row(words: tuple[str, ...]) -> bytes:
     """The words as /proc shows them, between NULs."""
     return b"".join(b"\0" + os.fsencode(word) for word in words) + b"\0"
+
+
+@contextmanager
+def adopting() -> Iterator[None]:
+    """Inside, descendants whose parents end become our children (prctl(2))."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    before = ctypes.c_int()
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
+
+
+def descendants() -> list[int]:
+    """Pids of our living descendants that are in our session."""
+    session = os.getsid(0)
+    children: dict[int, list[tuple[int, bool]]] = {}
+    for pid in _pids():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            continue
+        # after the name in parentheses: state, parent, process group, session (proc(5))
+        state, parent, _, sid = text.rpartition(")")[2].split()[:4]
+        lives = state not in ("Z", "X") and int(sid) == session
+        children.setdefault(int(parent), []).append((pid, lives))
+    found = []
+    todo = [os.getpid()]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += [pid for pid, lives in below if lives]
+        todo += [pid for pid, _ in below]
+    return found
+
+
+def tell(pid: int, number: int) -> None:
+    """Send a signal to one of our descendants; it may have gone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

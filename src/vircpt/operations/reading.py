@@ -10,7 +10,8 @@ from vircpt.blocks import extents, images, nbd
 from vircpt.blocks.extents import Columns, Extent, Totals
 from vircpt.errors import InvalidInput, NotFound, NotSupported
 from vircpt.hypervisor.backups import bitmap_name
-from vircpt.records.exports import DiskRecord, ExportDirectory
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from vircpt.errors import Busy, NotFound, quoted
+from vircpt.errors import Busy, NotFound, VircptError, quoted
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
@@ -22,12 +23,15 @@ PATIENCE = 30.0
 class ReleasedExport:
     """An export that is gone; `was_running` is False if its job or server had died before.
 
-    `detached` names the consumers that were ended first.
+    `guest_paused` if the guest stands still because one of its writes failed, as when the
+    file system of the scratch files is full. `detached` names the consumers that were ended
+    first.
     """
 
     id: str
     domain: str
     was_running: bool
+    guest_paused: bool = False
     detached: tuple[str, ...] = ()
 
 
@@ -43,9 +47,16 @@ def release(
     domain, uuid = _find(connection, name)
     with records.locked(uuid, name, PATIENCE):
         found = records.of_domain(uuid)
-        if not found:
+        damaged = records.damaged_of(uuid)
+        if not found and not damaged:
             _refuse_foreign(domain, name)
-        return [end(connection, directory, force, limit) for directory in found]
+        return [
+            *(end(connection, directory, force, limit, domain) for directory in found),
+            *(
+                _end_damaged(connection, one.stand_in(name), force, limit, domain)
+                for one in damaged
+            ),
+        ]
 
 
 def release_one(
@@ -82,23 +93,78 @@ def end_unused(connection: Connection, directory: ExportDirectory) -> bool:
 
 
 def end(
-    connection: Connection, directory: ExportDirectory, force: bool, limit: float
+    connection: Connection,
+    directory: ExportDirectory,
+    force: bool,
+    limit: float,
+    domain: LibvirtDomain | None = None,
 ) -> ReleasedExport:
-    """As `release_one`, for callers that hold the lock of the export's domain."""
+    """As `release_one`, for callers that hold the lock of the export's domain.
+
+    `domain`, if it has been looked up on that connection.
+    """
     record = directory.record
-    alive = ownership.is_alive(connection, directory)
-    domain = ownership.domain_of(connection, directory)
+    if domain is None or record.uri != connection.uri:
+        domain = ownership.domain_of(connection, directory)
+    alive = ownership.is_alive_on(domain, directory)
     nearby = domain.connection if domain else connection
-    if alive and not force:
-        consumers.refuse_used(nearby, directory)
-    names = [one.name for one in consumers.list_of(nearby, directory) if one.alive]
-    consumers.end_all(nearby, directory, limit, others=alive and force)
+    detached = _end_consumers(nearby, directory, alive, force, limit)
     with uninterrupted():
         if alive and record.kind == "live" and domain is not None:
             backups.end(domain, lambda job: ownership.is_ours(job, directory))
         ownership.stop_processes(directory)
         directory.remove()
-    return ReleasedExport(record.id, record.domain, alive, tuple(names))
+    paused = record.kind == "live" and domain is not None and _is_stuck(domain)
+    return ReleasedExport(record.id, record.domain, alive, paused, detached)
+
+
+def _is_stuck(domain: LibvirtDomain) -> bool:
+    try:
+        return domain.is_stuck()
+    except VircptError:  # it is about to end: that need not be told
+        return False
+
+
+def _end_consumers(
+    connection: Connection, directory: ExportDirectory, alive: bool, force: bool, limit: float
+) -> tuple[str, ...]:
+    """The names of those that were ended; who reads from a dead export gets errors only."""
+    if alive and not force:
+        consumers.refuse_used(connection, directory)
+    names = [one.name for one in consumers.list_of(connection, directory) if one.alive]
+    consumers.end_all(connection, directory, limit, others=alive and force)
+    return tuple(names)
+
+
+def _end_damaged(
+    connection: Connection,
+    directory: ExportDirectory,
+    force: bool,
+    limit: float,
+    domain: LibvirtDomain | None,
+) -> ReleasedExport:
+    """Its job tells what its state does not: that it runs, and where its scratch files are."""
+    job = backups.current(domain) if domain else None
+    ours = job if job and ownership.looks_ours(job, directory) else None
+    alive = ours is not None or ownership.is_served(directory)
+    detached = _end_consumers(connection, directory, alive, force, limit)
+    with uninterrupted():
+        if ours and domain:
+            backups.end(domain, lambda job: ownership.looks_ours(job, directory))
+        ownership.stop_processes(directory)
+        scratch = _scratch_of(ours, directory) if not connection.is_remote else None
+        record = replace(directory.record, scratch_dir=scratch)
+        replace(directory, record=record).remove()
+    return ReleasedExport(record.id, record.domain, alive, detached=detached)
+
+
+def _scratch_of(job: backups.BackupJob | None, directory: ExportDirectory) -> str | None:
+    """The directory that was given with --scratch-dir."""
+    for path in job.scratch_files if job else ():
+        parent = Path(path).parent
+        if parent.name == ownership.scratch_mark(directory):
+            return str(parent.parent)
+    return None
 
 
 def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]:
@@ -107,7 +173,10 @@ def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]
         domain = domains.lookup(connection, name)
     except NotFound:
         for one in records.list_all():
-            if not isinstance(one, Damaged) and name in (one.record.domain, one.record.uuid):
+            if isinstance(one, Damaged):
+                if one.uuid == name:
+                    return None, name
+            elif name in (one.record.domain, one.record.uuid):
                 return None, one.record.uuid
         raise
     return domain, domain.uuid

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 
 from vircpt.errors import Interrupted
 from vircpt.interrupts import uninterrupted
+from vircpt.operations import processes
 from vircpt.operations.reading import ExportedDisk
 
 _PATIENCE = 10.0
 """Seconds that an interrupted command gets to end before it is killed."""
+_GRACE = 1.0
+"""Seconds in which it may end by itself: Ctrl-C reaches it without us."""
 
 
 def environment(
@@ -41,8 +46,15 @@ def environment(
 def run(command: str, variables: dict[str, str]) -> int:
     """Run `command` with /bin/sh; return its exit status, 128 + n if signal n ended it.
 
-    If we are interrupted it gets the same signal and some time to end.
+    If we are interrupted it gets the same signal and some time to end, and so do its
+    children: those of our session. A daemon that made a session of its own is left alone.
+    It stays in our process group, so that it can use the terminal.
     """
+    with processes.adopting():
+        return _run(command, variables)
+
+
+def _run(command: str, variables: dict[str, str]) -> int:
     process: subprocess.Popen[bytes] | None = None
     try:
         with uninterrupted():  # else a signal could come between its start and our knowing it
@@ -50,16 +62,33 @@ def run(command: str, variables: dict[str, str]) -> int:
         status = process.wait()
     except BaseException as error:
         if process is not None:
-            number = error.signum if isinstance(error, Interrupted) else signal.SIGTERM
-            process.send_signal(number)
-            _wait_or_kill(process)
+            _end(error.signum if isinstance(error, Interrupted) else signal.SIGTERM)
+            process.wait()
         raise
     return 128 - status if status < 0 else status
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(number: int) -> None:
+    by_keyboard = number == signal.SIGINT and any(
+        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
+    )
+    if by_keyboard and _all_gone(_GRACE):
+        return
+    _tell_all(number)
+    if not _all_gone(_PATIENCE):
+        _tell_all(signal.SIGKILL)
+        _all_gone(_PATIENCE)
+
+
+def _tell_all(number: int) -> None:
+    for pid in processes.descendants():
+        processes.tell(pid, number)
+
+
+def _all_gone(limit: float) -> bool:
+    deadline = time.monotonic() + limit
+    while processes.descendants():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -11,10 +11,11 @@ from vircpt.hypervisor.domain import Disk, DomainFacts
 
 @dataclass(frozen=True)
 class Skipped:
-    """A disk that is left out, and why."""
+    """A disk that is left out, and why; `wished` if it was asked to be."""
 
     target: str
     why: str
+    wished: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def select(
     chosen: list[Disk] = []
     skipped: list[Skipped] = []
     for disk in facts.disks:
-        why = _left_out(disk, only, exclude) or obstacle(disk)
+        wish = _left_out(disk, only, exclude)
+        why = wish or obstacle(disk)
         if why is None:
             chosen.append(disk)
         elif disk.target in only:
@@ -63,7 +65,7 @@ def select(
                 domain=facts.name, disk=disk.target,
             )  # fmt: skip
         else:
-            skipped.append(Skipped(disk.target, why))
+            skipped.append(Skipped(disk.target, why, wished=wish is not None))
     if not chosen:
         reasons = "; ".join(f"{one.target} is left out ({one.why})" for one in skipped)
         raise NotSupported(

@@ -12,25 +12,20 @@ disk; whoever calls holds the lock of the export's domain (exports.locked).
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vircpt import trace
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
+from vircpt.records import state
+from vircpt.records.directories import remove_tree
 from vircpt.records.exports import Damaged, ExportDirectory
-from vircpt.records.files import (
-    STATE,
-    check_types,
-    read_state,
-    remove_tree,
-    write_state,
-)
 
-FORMAT = 1
 KINDS = ("hotadd", "mount", "boot")
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -159,7 +154,7 @@ def _make(consumer: Consumer, top: Path) -> None:
     new.mkdir()
     try:
         new.chmod(0o711)
-        write_state(new, {"format": FORMAT, **asdict(consumer.record)})
+        state.write(new, consumer.record)
         new.rename(consumer.path)
     except BaseException:
         remove_tree(new)
@@ -208,19 +203,24 @@ def sweep(directory: ExportDirectory) -> None:
 
 
 def _read(path: Path, export: str) -> Consumer | Damaged | None:
-    data = read_state(path)
-    if data is None:
-        return None
-    if isinstance(data, str):
-        return Damaged(path.name, path, data)
     try:
-        return Consumer(path, _parse(data, path.name, export))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Damaged(path.name, path, f"{STATE}: {type(error).__name__}: {error}")
+        return Consumer(path, _parse((path / state.NAME).read_text(), path.name, export))
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError:
+        if not path.is_dir():
+            return None
+        why = f"it has no {state.NAME}"
+    except (OSError, UnicodeDecodeError) as error:
+        why = str(error)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        why = f"{state.NAME}: {type(error).__name__}: {error}"
+    return Damaged(path.name, path, why)
 
 
-def _parse(data: dict[str, Any], consumer_id: str, export: str) -> ConsumerRecord:
-    if data.pop("format") != FORMAT:
+def _parse(text: str, consumer_id: str, export: str) -> ConsumerRecord:
+    data: dict[str, Any] = json.loads(text)
+    if data.pop("format") != state.FORMAT:
         raise ValueError("it was written by another version of vircpt")
     if data["id"] != consumer_id or data["export"] != export:
         raise ValueError("it belongs to another consumer")
@@ -228,9 +228,9 @@ def _parse(data: dict[str, Any], consumer_id: str, export: str) -> ConsumerRecor
         raise ValueError(f"unknown kind {data['kind']!r}")
     data["disks"] = tuple(ConsumerDisk(**disk) for disk in data["disks"])
     record = ConsumerRecord(**data)
-    check_types(record)
+    state.check_types(record)
     for disk in record.disks:
-        check_types(disk)
+        state.check_types(disk)
         _file_name(disk.source)
     return record
 

@@ -21,7 +21,7 @@ OURS = (
     b"thawguard.py",
     b"vircpt.operations.expire",
     b"vircpt.blocks.appliance",
-    b"qemu-storage-daemon",
+    b"guest=/var/lib/vircpt/",
     b"bin/vircpt\0",
 )
 """Marks of vircpt's own processes, and of those that it starts and that outlive it."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
+import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vircpt.blocks import images, nbd, storage_daemon
+from lab import serving
+from vircpt.blocks import images, nbd
+from vircpt.blocks.image_server import Endpoint
 from vircpt.blocks.images import StoredBitmap
-from vircpt.blocks.storage_daemon import Endpoint, Served
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 
 # the daemon outlives the object that started it
@@ -45,12 +47,9 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = directory / "disk.img"
     path.write_bytes(b"\x5a" * MIB + b"\0" * 3 * MIB)
     endpoint = Endpoint(socket=directory / "nbd.sock")
-    pid = storage_daemon.start(
-        directory / "server.pid", endpoint, [Served("vda", str(path), "raw")]
-    )
+    pid = serving.start(directory / "server", endpoint, serving.Served("vda", str(path), "raw"))
     yield nbd.unix_uri("vda", str(endpoint.socket))
-    os.kill(pid, signal.SIGTERM)
-    os.waitpid(pid, 0)
+    serving.end(pid)
 
 
 def read_raw(path: Path, image_format: str) -> bytes:
@@ -206,10 +205,63 @@ def test_what_comes_there_meanwhile_is_not_replaced(uri: str, tmp_path: Path) ->
     def interfere(_part: float) -> None:
         path.write_text("precious")
 
-    with pytest.raises(InvalidInput, match="exists already"):
+    with pytest.raises(VircptError, match="File exists") as caught:
         images.copy(uri, path, "raw", interfere)
     assert path.read_text() == "precious"
+    (kept,) = (one for one in tmp_path.iterdir() if one != path)
+    assert caught.value.hint == f"it is whole: mv -n {kept}/copy.img NEW-NAME"
+    assert (kept / "copy.img").read_bytes() == b"\x5a" * MIB + b"\0" * 3 * MIB
+
+
+def test_nobody_else_gets_at_a_copy_that_is_made(uri: str, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def look(_part: float) -> None:
+        (part,) = tmp_path.iterdir()
+        told.append((stat.S_IMODE(part.stat().st_mode), part.stat().st_uid))
+
+    images.copy(uri, tmp_path / "copy.img", "raw", look)
+    assert set(told) == {(0o700, os.geteuid())}
+    assert stat.S_IMODE((tmp_path / "copy.img").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_the_owner_of_the_directory_cannot_lead_a_copy_astray(
+    image_format: str, uri: str, tmp_path: Path
+) -> None:
+    """They rename what is being made, and put a link to somebody else's file in its place."""
+    place, victim = tmp_path / "place", tmp_path / "victim"
+    place.mkdir()
+    victim.mkdir()
+    (victim / "copy").write_text("precious")
+
+    def interfere(_part: float) -> None:
+        if not (place / "away").exists():
+            (part,) = place.iterdir()
+            part.rename(place / "away")
+            part.symlink_to(victim)
+
+    images.copy(uri, place / "copy", image_format, interfere)
+    assert (victim / "copy").read_text() == "precious"
+    assert (victim / "copy").stat().st_nlink == 1
+    assert read_raw(place / "copy", image_format) == b"\x5a" * MIB + b"\0" * 3 * MIB
+
+
+def test_without_hard_links_it_is_renamed(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    images.copy(uri, tmp_path / "copy.img", "raw")
     assert names_in(tmp_path) == ["copy.img"]
+
+
+def test_errors_name_the_file_by_its_own_name(uri: str) -> None:
+    with pytest.raises(VircptError) as caught:
+        images.copy(uri, Path("/dev/full/copy.img"), "raw")
+    assert "/proc/self" not in caught.value.describe()
 
 
 def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
@@ -260,6 +312,17 @@ def test_nbdinfo_tells_of_an_export(uri: str) -> None:
 def test_nbdinfo_of_nothing_fails_in_words(tmp_path: Path) -> None:
     with pytest.raises(VircptError, match="nbdinfo failed"):
         images.nbdinfo(nbd.unix_uri("vda", str(tmp_path / "nbd.sock")))
+
+
+def test_nbdinfo_tells_of_an_export_where_there_is_no_file(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = shutil.which("nbdinfo")
+    assert tool
+    (tmp_path / "nbdinfo").symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "export-size: 4194304" in images.nbdinfo(uri)
+    assert "content:" not in images.nbdinfo(uri)
 
 
 def test_an_overlay_in_an_open_file(tmp_path: Path) -> None:

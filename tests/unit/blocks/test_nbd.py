@@ -1,6 +1,6 @@
 """NBD URIs, the clipping of answers, and what is said when `nbd` is missing or another program.
 
-Reading from a real server is tested in test_storage_daemon.py.
+Reading from a real server is tested in test_image_server.py.
 """
 
 from __future__ import annotations

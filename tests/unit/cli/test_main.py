@@ -110,6 +110,30 @@ def test_a_command_that_resembles_none_is_answered_with_help(capsys: Captured) -
     assert "No such command 'qqqqqq'. See vircpt --help." in capsys.readouterr().err
 
 
+def test_a_domain_in_the_place_of_the_command_is_recognised(capsys: Captured) -> None:
+    assert main(["vm1", "list", "--tree"]) == 2
+    assert "Did you mean vircpt -d vm1 list --tree?" in capsys.readouterr().err
+
+
+def test_several_disks_in_one_word_are_answered_with_what_to_write(capsys: Captured) -> None:
+    assert main(["-d", "vm1", "create", "--exclude", "vda,vdb"]) == 2
+    assert "--exclude vda --exclude vdb" in capsys.readouterr().err
+
+
+def test_the_same_domain_may_be_named_before_the_command_and_after_it(capsys: Captured) -> None:
+    assert main(["-c", NOWHERE, "-d", "vm1", "info", "x", "-d", "vm1"]) == 14
+
+
+def test_help_is_a_command_as_well(capsys: Captured) -> None:
+    assert main(["help"]) == 0
+    everything = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == everything
+    assert main(["help", "create"]) == 0
+    assert "Usage: vircpt create" in capsys.readouterr().out
+    assert main(["help", "nosuch"]) == 2
+
+
 def test_a_usage_error_points_to_the_help_of_its_command(capsys: Captured) -> None:
     assert main(["list", "--bogus"]) == 2
     assert "hint: see vircpt list --help" in capsys.readouterr().err
@@ -194,10 +218,9 @@ def test_an_error_is_one_json_document_wherever_json_was_asked_for(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-d", "vm1", "info", "x"], ["info", "-d", "vm1", "x"], ["info", "x", "-d", "vm1"],
-     ["-d", "vm2", "info", "x", "-d", "vm1"]],
+    [["-d", "vm1", "info", "x"], ["info", "-d", "vm1", "x"], ["info", "x", "-d", "vm1"]],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_the_domain_is_understood_before_and_after_the_command(
     arguments: list[str], capsys: Captured
 ) -> None:

@@ -141,7 +141,8 @@ def test_all_disks_in_their_order(facts: DomainFacts) -> None:
 @pytest.mark.parametrize(
     "disk",
     [
-        Disk("vda", "disk", "qcow2", "file", "/images/vm1 vda.qcow2", alias="virtio-disk0"),
+        Disk("vda", "disk", "qcow2", "file", "/images/vm1 vda.qcow2", alias="virtio-disk0",
+             below=(("file", "raw", "/images/base.img"),), is_chain_complete=True),
         Disk("vdb", "disk", "raw", "file", "/images/vdb.img", read_only=True,
              alias="virtio-disk1"),
         Disk("vdc", "disk", "qcow2", "block", "/dev/vg/lv", alias="ua-mine"),
@@ -162,6 +163,31 @@ def test_all_disks_in_their_order(facts: DomainFacts) -> None:
 )  # fmt: skip
 def test_each_disk(disk: Disk, facts: DomainFacts) -> None:
     assert facts.disk(disk.target)._replace(chain=()) == disk
+
+
+@pytest.mark.parametrize(
+    ("store", "below", "complete"),
+    [
+        ("", (), False),
+        ("<backingStore/>", (), True),
+        ("<backingStore type='block'><format type='qcow2'/><source dev='/dev/b'/></backingStore>",
+         (("block", "qcow2", "/dev/b"),), False),
+        ("<backingStore type='file'><format type='qcow2'/><source file='/b'/><backingStore "
+         "type='network'><format type='raw'/><source protocol='nbd'/><backingStore/>"
+         "</backingStore></backingStore>",
+         (("file", "qcow2", "/b"), ("network", "raw", None)), True),
+    ],
+)  # fmt: skip
+def test_what_the_definition_says_of_the_images_below(
+    store: str, below: tuple[tuple[str, str, str | None], ...], complete: bool
+) -> None:
+    (disk,) = parse_domain(
+        "<domain><devices><emulator>/usr/bin/qemu</emulator><disk type='file'>"
+        f"<source file='/top'/><target dev='vda'/>{store}</disk></devices></domain>",
+        "shut off",
+        active=False,
+    ).disks
+    assert (disk.below, disk.is_chain_complete) == (below, complete)
 
 
 def test_the_images_below_and_the_sockets_they_are_read_from() -> None:

@@ -11,7 +11,8 @@ from vircpt.errors import InvalidInput, NotFound
 from vircpt.hypervisor.backups import BackupJob, Listen
 from vircpt.operations import reading
 from vircpt.operations.ownership import is_ours
-from vircpt.records.exports import DiskRecord, ExportDirectory, ExportRecord
+from vircpt.records.exports import ExportDirectory
+from vircpt.records.state import DiskRecord, ExportRecord
 
 RECORD = ExportRecord(
     id="0123abcd", kind="live", uri="qemu:///system", domain="vm1", uuid="u", user="me",

@@ -44,14 +44,14 @@ def test_all_disks_that_can_take_part_do() -> None:
 def test_only_those_asked_for() -> None:
     selection = for_checkpoint(["vdb"], [])
     assert selection.targets == ("vdb",)
-    assert selection.skipped[0] == Skipped("vda", "not asked for")
+    assert selection.skipped[0] == Skipped("vda", "not asked for", wished=True)
     assert selection.left_out == ("vda", "vdc", "sda")
 
 
 def test_less_those_excluded() -> None:
     selection = for_checkpoint([], ["vda", "sda"])
     assert selection.targets == ("vdb",)
-    assert selection.skipped[0] == Skipped("vda", "excluded")
+    assert selection.skipped[0] == Skipped("vda", "excluded", wished=True)
 
 
 def test_to_name_a_disk_twice_is_to_name_it_once() -> None:

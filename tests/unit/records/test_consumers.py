@@ -14,7 +14,8 @@ import pytest
 from vircpt.errors import InvalidInput
 from vircpt.records import consumers, exports
 from vircpt.records.consumers import Consumer, ConsumerDisk, ConsumerRecord
-from vircpt.records.exports import Damaged, ExportDirectory, ExportRecord
+from vircpt.records.exports import Damaged, ExportDirectory
+from vircpt.records.state import ExportRecord
 
 EXPORT = ExportRecord(
     id="", kind="live", uri="qemu:///system", domain="vm1",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vircpt.errors import Busy, InvalidInput, NotFound, NotSupported, VircptError
-from vircpt.records import exports
-from vircpt.records.exports import Damaged, DiskRecord, ExportDirectory, ExportRecord
+from vircpt.records import directories, exports
+from vircpt.records.exports import Damaged, ExportDirectory
+from vircpt.records.state import DiskRecord, ExportRecord
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 RECORD = ExportRecord(
@@ -415,6 +416,36 @@ def test_a_base_that_leads_into_anothers_directory_is_not_trusted(
     assert names_in(open_to_all) == []
 
 
+@pytest.mark.parametrize("verb", [lambda: exports.create(RECORD, None), exports.list_all])
+def test_a_base_below_anothers_directory_is_not_trusted(
+    verb: Callable[[], object], state_dir: Path
+) -> None:
+    """They could put another one in its place."""
+    exports.create(RECORD, None)
+    state_dir.parent.chmod(0o777)
+    with pytest.raises(NotSupported, match="can't be trusted") as caught:
+        verb()
+    assert caught.value.why == f"other users may write to {state_dir.parent}, or own it"
+    state_dir.parent.chmod(0o1777)  # as /tmp, where nobody can rename what is ours
+    verb()
+
+
+def test_a_link_that_others_could_have_made_is_not_followed(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    shared.mkdir()
+    shared.chmod(0o777)
+    mine.mkdir()
+    (shared / "link").symlink_to(mine)
+    state_dir.symlink_to(shared / "link")
+    with pytest.raises(NotSupported, match="can't be trusted"):
+        exports.create(RECORD, None)
+    shared.chmod(0o755)
+    made = exports.create(RECORD, None)
+    assert exports.list_all() == [made]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_base_that_belongs_to_another_user_is_not_trusted(state_dir: Path) -> None:
     state_dir.mkdir()
@@ -433,14 +464,14 @@ def test_a_base_that_cannot_be_made_is_explained(state_dir: Path) -> None:
 def test_the_base_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/me")
-    assert exports.base() == Path("/home/me/.local/state/vircpt")
+    assert directories.base() == Path("/home/me/.local/state/vircpt")
     monkeypatch.setenv("XDG_STATE_HOME", "/x")
-    assert exports.base() == Path("/x/vircpt")
+    assert directories.base() == Path("/x/vircpt")
     monkeypatch.setenv("VIRCPT_STATE_DIR", "/y")
-    assert exports.base() == Path("/y")
+    assert directories.base() == Path("/y")
     monkeypatch.delenv("VIRCPT_STATE_DIR")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert exports.base() == Path("/var/lib/vircpt")
+    assert directories.base() == Path("/var/lib/vircpt")
 
 
 # What a vircpt that was killed leaves

@@ -1,9 +1,8 @@
-"""Serving images with a real qemu-storage-daemon, and reading them over NBD."""
+"""Serving images with a real QEMU, and reading them over NBD."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -11,22 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from vircpt.blocks import images, nbd, storage_daemon
+from lab import serving
+from lab.serving import PROGRAM, Served, end
+from vircpt.blocks import images, nbd
 from vircpt.blocks.extents import Extent, Totals, extents, total
-from vircpt.blocks.storage_daemon import Endpoint, Served
-from vircpt.errors import BrokenChain, Busy, NotFound, VircptError
+from vircpt.blocks.image_server import Endpoint, ImageServer, Layer, User, marked
+from vircpt.errors import BrokenChain, Busy, NotFound, NotSupported, VircptError
 
 # the daemon outlives the object that started it
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 KIB, MIB = 1024, 1024 * 1024
 Serve = Callable[..., str]
-
-
-def end(pid: int) -> None:
-    """End a daemon that was started here, and wait until it has gone."""
-    os.kill(pid, signal.SIGTERM)
-    os.waitpid(pid, 0)
 
 
 def qemu_io(image: Path, *commands: str, image_format: str = "qcow2") -> None:
@@ -58,7 +53,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         directory = tmp_path / f"io{len(running)}"
         directory.mkdir(mode=0o700)
         endpoint = Endpoint(socket=directory / "nbd.sock")
-        running.append(storage_daemon.start(directory / "server.pid", endpoint, served))
+        running.append(serving.start(directory / "server", endpoint, *served))
         return nbd.unix_uri(served[0].name, str(endpoint.socket))
 
     yield start
@@ -227,11 +222,8 @@ def test_a_failed_start_ends_the_daemon(image: Path, serve: Serve) -> None:
 def test_it_listens_on_an_address_and_port(image: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    pid = storage_daemon.start(
-        tmp_path / "server.pid",
-        Endpoint(address="127.0.0.1", port=port),
-        [Served("vda", str(image), "qcow2")],
-    )
+    endpoint = Endpoint(address="127.0.0.1", port=port)
+    pid = serving.start(tmp_path / "server", endpoint, Served("vda", str(image), "qcow2"))
     try:
         with nbd.Reader(nbd.tcp_uri("vda", "127.0.0.1", port)) as reader:
             assert reader.size == 8 * MIB
@@ -243,18 +235,105 @@ def test_a_port_that_is_taken_is_busy(image: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = Endpoint(address="127.0.0.1", port=server.getsockname()[1])
         with pytest.raises(Busy, match="Address already in use"):
-            storage_daemon.start(
-                tmp_path / "server.pid", endpoint, [Served("vda", str(image), "qcow2")]
-            )
+            serving.start(tmp_path / "server", endpoint, Served("vda", str(image), "qcow2"))
 
 
-def test_the_daemon_is_known_by_its_pid_file(image: Path, tmp_path: Path) -> None:
-    pid = storage_daemon.start(
-        tmp_path / "server.pid",
-        Endpoint(socket=tmp_path / "nbd.sock"),
-        [Served("vda", str(image), "qcow2")],
-    )
+def test_the_server_is_known_by_its_mark(image: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "a,b"
+    endpoint = Endpoint(socket=tmp_path / "nbd.sock")
+    pid = serving.start(mark, endpoint, Served("vda", str(image), "qcow2"))
     command = Path(f"/proc/{pid}/cmdline").read_bytes()
     end(pid)
-    assert f"--pidfile\0{tmp_path}/server.pid".encode() in command
-    qemu_io(image, "write 0 64k")  # with the daemon its locks have gone
+    assert "\0".join(marked(mark)).encode() in command
+    qemu_io(image, "write 0 64k")  # with the server its locks have gone
+
+
+@pytest.fixture
+def chain(image: Path, tmp_path: Path) -> list[Path]:
+    """An overlay on `image`, with 64 KiB of 0xcc at 2 MiB, and the image."""
+    top = tmp_path / "top.qcow2"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.name, str(top)]
+    subprocess.run(create, check=True, timeout=30)
+    qemu_io(top, "write -P 0xcc 2M 64k")
+    return [top, image]
+
+
+def test_what_a_header_says(chain: list[Path], tmp_path: Path) -> None:
+    with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log") as server:
+        top, below = (server.look(Layer(str(one), "qcow2")) for one in chain)
+    assert (top.backing, top.backing_format) == (chain[1].name, "qcow2")
+    assert (below.backing, [one.name for one in below.bitmaps]) == (None, ["foo"])
+
+
+def test_nothing_is_opened_because_a_header_says_so(chain: list[Path], tmp_path: Path) -> None:
+    with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log") as server:
+        server.open("vda", [Layer(str(chain[0]), "qcow2")])
+        pid = server._process.pid
+        opened = {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
+    assert str(chain[0]) in opened
+    assert str(chain[1]) not in opened
+
+
+@pytest.fixture
+def nobody() -> User:
+    if os.geteuid() != 0:
+        pytest.fail("only root can start a server as another user")
+    return User(65534, 65534, (65534,))
+
+
+def test_it_runs_as_another_user_in_a_sandbox(
+    chain: list[Path], nobody: User, tmp_path: Path
+) -> None:
+    for one in chain:
+        one.chmod(0o600)
+    with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log", nobody) as server:
+        with pytest.raises(VircptError, match="Permission denied"):
+            server.look(Layer(str(chain[0]), "qcow2"))
+        handles = [os.open(one, os.O_RDONLY) for one in chain]
+        server.open("vda", [Layer(str(one), "qcow2", handles[0]) for one in chain[:1]])
+        server.open(
+            "vdb",
+            [Layer(str(one), "qcow2", handle)
+             for one, handle in zip(chain, handles, strict=True)],
+        )  # fmt: skip
+        for handle in handles:
+            os.close(handle)
+        status = Path(f"/proc/{server._process.pid}/status").read_text()
+        environment = Path(f"/proc/{server._process.pid}/environ").read_bytes()
+    found = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert set(found["Uid"].split()) == set(found["Gid"].split()) == {"65534"}
+    assert (found["NoNewPrivs"], found["Seccomp"], int(found["CapPrm"], 16)) == ("1", "2", 0)
+    assert b"HOME=" not in environment
+
+
+def test_descriptors_hold_the_locks_too(chain: list[Path], nobody: User, tmp_path: Path) -> None:
+    with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log", nobody) as server:
+        handles = [os.open(one, os.O_RDONLY) for one in chain]
+        server.open(
+            "vda",
+            [Layer(str(one), "qcow2", handle)
+             for one, handle in zip(chain, handles, strict=True)],
+        )  # fmt: skip
+        for handle in handles:
+            os.close(handle)
+        for one in chain:
+            with pytest.raises(subprocess.CalledProcessError):
+                qemu_io(one, "write 0 64k")
+    for one in reversed(chain):
+        qemu_io(one, "write 0 64k")
+
+
+def test_a_program_that_is_missing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(NotSupported, match="nonexistent is missing"),
+        ImageServer("/nonexistent", tmp_path / "mark", tmp_path / "log"),
+    ):
+        pass
+
+
+def test_a_program_that_is_no_qemu(tmp_path: Path) -> None:
+    with (
+        pytest.raises(VircptError, match="cannot serve"),
+        ImageServer("false", tmp_path / "mark", tmp_path / "log"),
+    ):
+        pass
