@@ -185,6 +185,17 @@ def test_two_consumers_share_an_export(cli: Cli, blank: BlankFactory, tools: Vm)
     assert "released" in must(cli, "hotremove", "--from", "second")
 
 
+def test_a_source_that_is_shut_off(cli: Cli, blank: BlankFactory, tools: Vm) -> None:
+    """Its images are served by a process of vircpt's, which QEMU's user can reach as well."""
+    source = blank("source", start=False)
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 0 1M", str(source.images["vda"])]
+    subprocess.run(write, check=True, capture_output=True)
+    (disk,) = hotadd(cli, source, tools)["disks"]
+    assert tools.guest(f"od -An -tx1 -N4 {device(tools, disk['serial'])}").split() == ["5a"] * 4
+    assert "released" in must(cli, "hotremove", "--from", "tools")
+    inject.wait_alone()
+
+
 def test_a_guest_that_does_not_let_go(cli: Cli, blank: BlankFactory) -> None:
     """No OS answers the unplug: exit in time, nothing torn down; then the VM ends."""
     source, stuck = blank("source"), blank("stuck")

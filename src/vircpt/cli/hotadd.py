@@ -17,6 +17,7 @@ from vircpt.cli.base import (
 )
 from vircpt.cli.session import Session
 from vircpt.errors import PartlyDone
+from vircpt.interrupts import telling
 
 if TYPE_CHECKING:
     from vircpt.api import AttachedDisk, Hotadded
@@ -90,19 +91,20 @@ def command(
     policy = freeze_policy(no_freeze, require_freeze)
     domain = session.domain()
     there = session.host if to_connect is None else session.another_host(to_connect)
-    done = domain.hotadd(
-        there.domain(other),
-        one_name(name, name_argument, needed=False),
-        disks=disks,
-        exclude=exclude,
-        writable=writable,
-        bus=bus,
-        scratch_dir=str(Path(scratch_dir).absolute()) if scratch_dir else None,
-        timeout=timeout,
-        freeze=policy,
-        freeze_limit=freeze_limit,
-    )
-    _show(session, done)
+    with telling():
+        done = domain.hotadd(
+            there.domain(other),
+            one_name(name, name_argument, needed=False),
+            disks=disks,
+            exclude=exclude,
+            writable=writable,
+            bus=bus,
+            scratch_dir=str(Path(scratch_dir).absolute()) if scratch_dir else None,
+            timeout=timeout,
+            freeze=policy,
+            freeze_limit=freeze_limit,
+        )
+        _show(session, done)
     unseen = [one.target for one in done.disks if one.seen is False]
     if unseen:
         raise PartlyDone(

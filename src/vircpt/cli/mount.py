@@ -15,6 +15,7 @@ from vircpt.cli.base import (
     timeout_option,
 )
 from vircpt.cli.session import Session
+from vircpt.interrupts import telling
 
 if TYPE_CHECKING:
     from vircpt.api import Mounted
@@ -57,17 +58,18 @@ def command(
     from pathlib import Path
 
     policy = freeze_policy(no_freeze, require_freeze)
-    done = session.domain().mount(
-        Path(directory),
-        name,
-        disks=disks,
-        exclude=exclude,
-        scratch_dir=str(Path(scratch_dir).absolute()) if scratch_dir else None,
-        timeout=timeout,
-        freeze=policy,
-        freeze_limit=freeze_limit,
-    )
-    _show(session, done)
+    with telling():
+        done = session.domain().mount(
+            Path(directory),
+            name,
+            disks=disks,
+            exclude=exclude,
+            scratch_dir=str(Path(scratch_dir).absolute()) if scratch_dir else None,
+            timeout=timeout,
+            freeze=policy,
+            freeze_limit=freeze_limit,
+        )
+        _show(session, done)
 
 
 def _show(session: Session, done: Mounted) -> None:

@@ -99,7 +99,7 @@ class Hotadded:
 def hotadd(domain: LibvirtDomain, other: LibvirtDomain, options: HotaddOptions) -> Hotadded:
     """Attach the disks of `domain`'s export to `other`; makes the export if none runs.
 
-    From its return on interruptions wait (see interrupts.hold): the caller resumes. Raises
+    From its return on interruptions wait, if somebody will tell of it (interrupts.hold). Raises
     InvalidInput if both are the same domain, NotSupported if `other` can't take the disks,
     and what `export.start` raises.
     """

@@ -59,8 +59,8 @@ def mount(
     """Mount the file systems of `domain`'s export at `place`; makes the export if none runs.
 
     If one system is found on the disks its file systems are mounted as there; else each one
-    below its own name, such as vda1. From its return on interruptions wait: the caller
-    resumes. Raises InvalidInput if `place` can't take it, NotSupported without libguestfs.
+    below its own name, such as vda1. From its return on interruptions wait (interrupts.hold).
+    Raises InvalidInput if `place` can't take it, NotSupported without libguestfs.
     """
     place = _check_place(place)
     if domain.connection.is_remote:
