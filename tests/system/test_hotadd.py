@@ -317,6 +317,20 @@ def test_an_interruption_takes_all_back(cli: Cli, blank: BlankFactory) -> None:
     assert not has_job(source)
 
 
+def test_nobody_can_be_told(blank: BlankFactory) -> None:
+    """stdout is full: what was attached is taken back."""
+    source, other = blank("source"), blank("other", (Disk("sda", bus="scsi"),))
+    before = other.domain.XMLDesc()
+    command = ("-d", "source", "hotadd", "--to", "other", "--bus", "scsi", "--timeout", "0")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([inject.PROGRAM, *command], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
+    assert other.domain.XMLDesc() == before
+    assert leftovers() == []
+    assert not has_job(source)
+
+
 # Refusals
 
 

@@ -252,6 +252,15 @@ class Domain:
         limit = mounts.LIMIT if timeout is None else timeout
         return mounts.mount(self._raw, place, options, limit)
 
+    def withdraw(self, done: Hotadded | Mounted, error: BaseException) -> None:
+        """Undo a hotadd or a mount as if it had never been, because of `error`."""
+        from vircpt.operations import hotadd, mounts
+
+        if isinstance(done, hotadd.Hotadded):
+            hotadd.withdraw(self._raw, done, error)
+        else:
+            mounts.withdraw(self._raw, done, error)
+
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""
         from vircpt.api.export import Export

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -104,7 +105,12 @@ def command(
             freeze=policy,
             freeze_limit=freeze_limit,
         )
-        _show(session, done)
+        try:
+            _show(session, done)
+            sys.stdout.flush()
+        except BaseException as error:  # nobody has been told of it
+            domain.withdraw(done, error)
+            raise
     unseen = [one.target for one in done.disks if one.seen is False]
     if unseen:
         raise PartlyDone(

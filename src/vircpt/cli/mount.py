@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -58,8 +59,9 @@ def command(
     from pathlib import Path
 
     policy = freeze_policy(no_freeze, require_freeze)
+    domain = session.domain()
     with telling():
-        done = session.domain().mount(
+        done = domain.mount(
             Path(directory),
             name,
             disks=disks,
@@ -69,7 +71,12 @@ def command(
             freeze=policy,
             freeze_limit=freeze_limit,
         )
-        _show(session, done)
+        try:
+            _show(session, done)
+            sys.stdout.flush()
+        except BaseException as error:  # nobody has been told of it
+            domain.withdraw(done, error)
+            raise
 
 
 def _show(session: Session, done: Mounted) -> None:

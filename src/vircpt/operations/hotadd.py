@@ -84,6 +84,7 @@ class Hotadded:
 
     export: ExportDirectory
     start: StartedExport | None
+    consumer: Consumer
     to: str
     disks: tuple[AttachedDisk, ...]
 
@@ -116,7 +117,13 @@ def hotadd(domain: LibvirtDomain, other: LibvirtDomain, options: HotaddOptions) 
         with uninterrupted():
             _take_back(domain, directory, started, consumer, error)
         raise
-    return Hotadded(directory, started, other.name, disks)
+    return Hotadded(directory, started, consumer, other.name, disks)
+
+
+def withdraw(domain: LibvirtDomain, done: Hotadded, error: BaseException) -> None:
+    """Undo a hotadd that nobody has been told of because of `error`."""
+    with uninterrupted():
+        _take_back(domain, done.export, done.start, done.consumer, error)
 
 
 def _attach(

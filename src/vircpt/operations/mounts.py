@@ -33,6 +33,7 @@ class Mounted:
 
     export: ExportDirectory
     start: StartedExport | None
+    consumer: Consumer
     place: str
     filesystems: tuple[MountedFilesystem, ...]
 
@@ -86,11 +87,15 @@ def mount(
         hold()
     except BaseException as error:
         with uninterrupted():
-            if consumer is not None:
-                _take_back(domain, consumer, error)
-            borrow.give_back(domain, directory, started, error)
+            _take_back(domain, directory, started, consumer, error)
         raise
-    return Mounted(directory, started, str(place), found)
+    return Mounted(directory, started, consumer, str(place), found)
+
+
+def withdraw(domain: LibvirtDomain, done: Mounted, error: BaseException) -> None:
+    """Undo a mount that nobody has been told of because of `error`."""
+    with uninterrupted():
+        _take_back(domain, done.export, done.start, done.consumer, error)
 
 
 def umount(connection: Connection, place: Path) -> Unmounted:
@@ -182,9 +187,17 @@ def _record(directory: ExportDirectory, place: Path, drives: list[Drive]) -> Con
     )
 
 
-def _take_back(domain: LibvirtDomain, consumer: Consumer, error: BaseException) -> None:
-    try:
-        with records.locked(domain.uuid, domain.name, patience=30):
-            consumers.end(domain.connection, consumer, 0)
-    except VircptError as second:
-        error.add_note(f"and it could not be unmounted: {second}")
+def _take_back(
+    domain: LibvirtDomain,
+    directory: ExportDirectory,
+    started: StartedExport | None,
+    consumer: Consumer | None,
+    error: BaseException,
+) -> None:
+    if consumer is not None:
+        try:
+            with records.locked(domain.uuid, domain.name, patience=30):
+                consumers.end(domain.connection, consumer, 0)
+        except VircptError as second:
+            error.add_note(f"and it could not be unmounted: {second}")
+    borrow.give_back(domain, directory, started, error)
