@@ -202,10 +202,10 @@ class Domain:
         not wait. `Host.hotremove` ends it. Raises InvalidInput, NotFound, Busy, NotSupported.
         """
         from vircpt.operations import hotadd
-        from vircpt.operations.export import ExportOptions
+        from vircpt.operations.borrow import Wanted
 
         options = hotadd.HotaddOptions(
-            ExportOptions(
+            Wanted(
                 since=since,
                 disks=disks,
                 exclude=exclude,
@@ -239,9 +239,9 @@ class Domain:
         NotSupported without libguestfs, VircptError if nothing can be mounted.
         """
         from vircpt.operations import mounts
-        from vircpt.operations.export import ExportOptions
+        from vircpt.operations.borrow import Wanted
 
-        options = ExportOptions(
+        wanted = Wanted(
             since=since,
             disks=disks,
             exclude=exclude,
@@ -250,7 +250,7 @@ class Domain:
             freeze_limit=freeze_limit,
         )
         limit = mounts.LIMIT if timeout is None else timeout
-        return mounts.mount(self._raw, place, options, limit)
+        return mounts.mount(self._raw, place, wanted, limit)
 
     def withdraw(self, done: Hotadded | Mounted, error: BaseException) -> None:
         """Undo a hotadd or a mount as if it had never been, because of `error`."""

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vircpt.errors import Busy, quoted
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import consumers, export, ownership
-from vircpt.operations.export import ExportOptions, StartedExport
+from vircpt.operations import consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import ExportDirectory
 
+if TYPE_CHECKING:
+    from vircpt.hypervisor.agent import Freeze
+    from vircpt.operations.export import StartedExport
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an export is made with, if one has to be; see ExportOptions, which takes its time."""
+
+    since: str | None = None
+    disks: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    scratch_dir: str | None = None
+    freeze: Freeze | None = None
+    freeze_limit: float = 10.0
+
 
 def borrow(
-    domain: LibvirtDomain, options: ExportOptions, purpose: str
+    domain: LibvirtDomain, wanted: Wanted, purpose: str
 ) -> tuple[ExportDirectory, StartedExport | None]:
     """The export that runs, or a new one for that purpose, and how the new one came about.
 
-    After a new one interruptions wait (see interrupts.hold): the caller resumes. Raises Busy
+    After a new one interruptions wait (interrupts.hold): the caller resumes. Raises Busy
     if one runs that is based on another checkpoint, and what `export.start` raises.
     """
     for directory in records.of_domain(domain.uuid):
         if ownership.is_alive(domain.connection, directory):
-            _refuse_other_base(directory, options.since)
+            _refuse_other_base(directory, wanted.since)
             return directory, None
-    started = export.start(domain, replace(options, purpose=purpose))
+    from vircpt.operations import export
+
+    started = export.start(domain, export.ExportOptions(**vars(wanted), purpose=purpose))
     return started.directory, started
 
 
@@ -36,6 +55,8 @@ def give_back(
 ) -> None:
     """Undo `borrow` because of `error`, unless somebody holds on to the export."""
     if started is not None and not consumers.written(directory):
+        from vircpt.operations import export
+
         export.withdraw(domain, started, error)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from vircpt.errors import NotFound, VircptError, quoted
 from vircpt.hypervisor import hotplug
@@ -20,12 +21,15 @@ from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.hypervisor.hotplug import NewDisk, Sockets
 from vircpt.interrupts import hold, resume, uninterrupted
 from vircpt.operations import borrow, consumers, overlays, ownership, plugs, reading
-from vircpt.operations.export import ExportOptions, StartedExport
+from vircpt.operations.borrow import Wanted
 from vircpt.operations.reading import ExportedDisk
 from vircpt.records import consumers as consumer_records
 from vircpt.records import exports as records
 from vircpt.records.consumers import Consumer, ConsumerRecord
 from vircpt.records.exports import ExportDirectory
+
+if TYPE_CHECKING:
+    from vircpt.operations.export import StartedExport
 
 LOOK_LIMIT = 10.0
 """Seconds that the guest gets to look at a new disk."""
@@ -40,7 +44,7 @@ class HotaddOptions:
     `look_limit`: seconds to wait until the guest has looked at the disks; 0: don't wait.
     """
 
-    export: ExportOptions = field(default_factory=ExportOptions)
+    export: Wanted = field(default_factory=Wanted)
     writable: bool = False
     bus: str = "virtio"
     overlay_dir: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vircpt.blocks import guestmount
 from vircpt.blocks.guestmount import Drive, MountedFilesystem
@@ -13,11 +14,14 @@ from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.interrupts import hold, resume, uninterrupted
 from vircpt.operations import borrow, consumers, ownership, processes, reading, release
-from vircpt.operations.export import ExportOptions, StartedExport
+from vircpt.operations.borrow import Wanted
 from vircpt.records import consumers as consumer_records
 from vircpt.records import exports as records
 from vircpt.records.consumers import Consumer, ConsumerDisk, ConsumerRecord
 from vircpt.records.exports import ExportDirectory
+
+if TYPE_CHECKING:
+    from vircpt.operations.export import StartedExport
 
 _PATIENCE = 10.0
 LIMIT = 180.0
@@ -54,9 +58,7 @@ class Unmounted:
     released: bool
 
 
-def mount(
-    domain: LibvirtDomain, place: Path, options: ExportOptions, limit: float = LIMIT
-) -> Mounted:
+def mount(domain: LibvirtDomain, place: Path, wanted: Wanted, limit: float = LIMIT) -> Mounted:
     """Mount the file systems of `domain`'s export at `place`; makes the export if none runs.
 
     If one system is found on the disks its file systems are mounted as there; else each one
@@ -71,7 +73,7 @@ def mount(
             domain=domain.name,
             hint="run vircpt on that host",
         )
-    directory, started = borrow.borrow(domain, options, "mount")
+    directory, started = borrow.borrow(domain, wanted, "mount")
     consumer: Consumer | None = None
     try:
         if started:
@@ -79,7 +81,7 @@ def mount(
         with records.locked(domain.uuid, domain.name):
             if not ownership.is_alive(domain.connection, directory):
                 raise NotFound("the export has been released meanwhile", domain=domain.name)
-            disks = reading.choose(directory, options.disks, options.exclude)
+            disks = reading.choose(directory, wanted.disks, wanted.exclude)
             drives = [Drive(one.target, one.target, _server(directory)) for one in disks]
             with uninterrupted():
                 consumer = consumer_records.create(directory, _record(directory, place, drives))
