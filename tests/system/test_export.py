@@ -271,6 +271,34 @@ def test_release_without_an_export(blank: BlankFactory, cli: Cli) -> None:
     assert "has no export" in done.stderr
 
 
+def test_release_by_id(blank: BlankFactory, cli: Cli) -> None:
+    one, other = blank("one"), blank("other")
+    started = export(cli, one)
+    export(cli, other)
+    assert cli("-d", "one", "release", started["id"]).returncode == 2
+    assert cli("release", started["id"]).returncode == 0
+    assert not has_job(one)
+    assert has_job(other)
+    done = cli("release", started["id"])
+    assert done.returncode == 10
+    assert "see vircpt exports" in done.stderr
+    assert cli("-d", "other", "release").returncode == 0
+
+
+def test_exports_of_one_domain_tell_again_what_export_told(blank: BlankFactory, cli: Cli) -> None:
+    vm, other = blank(), blank("other")
+    told = cli("-d", vm.name, "export").stdout
+    export(cli, other)
+    again = cli("-d", vm.name, "exports").stdout
+    commands = told[told.index("vda: nbd+unix:") :]
+    assert again.endswith(commands)
+    assert cli("-d", vm.domain.UUIDString(), "exports").stdout.endswith(commands)
+    assert "nbd+unix:" not in cli("exports").stdout
+    for one in (vm, other):
+        assert cli("-d", one.name, "release").returncode == 0
+    assert cli("-d", vm.name, "exports").stdout == ""
+
+
 def test_release_cleans_up_after_a_guest_that_died(blank: BlankFactory, cli: Cli) -> None:
     vm = blank()
     export(cli, vm)

@@ -99,6 +99,15 @@ class Host:
         limit = attachments.LIMIT if timeout is None else timeout
         return release.release(self._connection, domain, force=force, limit=limit)
 
+    def release_export(
+        self, export_id: str, *, force: bool = False, timeout: float | None = None
+    ) -> ReleasedExport:
+        """Release the export with that id; raises as `release` does."""
+        from vircpt.operations import attachments, release
+
+        limit = attachments.LIMIT if timeout is None else timeout
+        return release.release_one(self._connection, export_id, force=force, limit=limit)
+
     def hotremove(
         self, domain: str, source: str | None = None, *, timeout: float | None = None
     ) -> list[Hotremoved]:

@@ -81,6 +81,12 @@ def result(session: Session, export: Export, details: tuple[DiskDetails, ...]) -
         output.result(f"socket: {export.socket}")
     if export.expires:
         output.result(f"released at: {output.moment(export.expires)}")
+    output.result("")
+    disks(session, export, details)
+
+
+def disks(session: Session, export: Export, details: tuple[DiskDetails, ...]) -> None:
+    """What each disk of a running export is, and the commands that are of use."""
     rows = [
         [
             one.target,
@@ -91,7 +97,6 @@ def result(session: Session, export: Export, details: tuple[DiskDetails, ...]) -
         ]
         for one in details
     ]
-    output.result("")
     output.result(output.table(["DISK", "SIZE", "CHANGED", "BITMAP", "EXPORTED"], rows, [1, 2]))
     for one in details:
         if one.unreadable:

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 def command(session: Session) -> None:
     """List all exports on this host: by whom, since when, how much scratch space they use,
     and which domains they are attached to. Backup jobs of other programs are named foreign;
-    a dead one's job or guest has ended, and `release` removes what it left.
+    a dead one's job or guest has ended, and `release` removes what it left. With -d the
+    disks of that domain's export, and the useful commands, are told as `export` told them.
     """
     found = session.host.exports()
-    wanted = session.given_domain
-    if wanted:
-        found = [one for one in found if one.domain == wanted]
-        if not found:
-            session.domain()  # an unknown one is an error
+    if session.given_domain:
+        found = _of_domain(session, found)
     if session.json:
         output.document("exports/1", exports=[_describe(one) for one in found])
         return
@@ -52,6 +50,29 @@ def command(session: Session) -> None:
             output.warning(
                 session, f"export {one.id or output.safe(one.domain)}: {output.safe(one.note)}"
             )
+    if session.given_domain and any(one.state.value == "running" for one in found):
+        _tell_disks(session)
+
+
+def _of_domain(session: Session, found: list[ExportStatus]) -> list[ExportStatus]:
+    """Those of the domain that is named, which may have been undefined meanwhile."""
+    named = [one for one in found if one.domain == session.given_domain]
+    if named:
+        return named
+    name = session.domain().name  # an unknown one is an error; it may be named by its UUID
+    return [one for one in found if one.domain == name]
+
+
+def _tell_disks(session: Session) -> None:
+    from vircpt.cli import export_told
+    from vircpt.errors import NotFound
+
+    try:
+        export = session.domain().running_export()
+    except NotFound:
+        return  # it has ended since it was listed
+    output.result("")
+    export_told.disks(session, export, export.describe())
 
 
 def _row(one: ExportStatus) -> list[str]:

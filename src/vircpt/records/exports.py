@@ -175,7 +175,9 @@ def read(export_id: str) -> ExportDirectory:
     """The export with that id; raises NotFound, or VircptError if its state is damaged."""
     found = _read(directories.base() / "exports" / export_id) if _ID.match(export_id) else None
     if found is None:
-        raise NotFound(f"no export {export_id!r}", hint="see vircpt exports")
+        raise NotFound(
+            f"no export {export_id!r}", hint="see vircpt exports; a domain is named by -d"
+        )
     if isinstance(found, Damaged):
         raise VircptError(f"the state of export {export_id} is damaged", why=found.why)
     return found
