@@ -22,9 +22,19 @@ class Riddle:
     error: type[errors.VircptError]
     meaning: str
     hint: str | None = None
+    denial: bool = False
+    """A file permission: AppArmor or SELinux may be behind it (denials.py)."""
 
     def matches(self, message: str) -> bool:
         return re.search(self.pattern, message, re.IGNORECASE) is not None
+
+    def advice(self) -> str | None:
+        """What to do: the hint, and the rules that are needed where a permission is missing."""
+        if not self.denial:
+            return self.hint
+        from vircpt import denials
+
+        return f"{self.hint}; {denials.hint()}" if self.hint else denials.hint()
 
 
 RIDDLES: tuple[Riddle, ...] = (
@@ -122,17 +132,40 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.NotSupported,
         "the user that QEMU runs as may not make a socket in that directory, or AppArmor or "
         "SELinux forbids it",
-        "every directory above must be searchable (o+x) for QEMU's user. If journalctl -k shows "
-        "apparmor=DENIED, add the line  /var/lib/vircpt/exports/*/io/** rwk,  to "
-        "/etc/apparmor.d/local/abstractions/libvirt-qemu",
+        denial=True,
+    ),
+    Riddle(
+        "no-pci-slot",
+        r"No more available PCI (slots|addresses)",
+        errors.NotSupported,
+        "there is no free PCI slot to plug it into",
+        "a q35 machine has as many as it has spare controllers: add <controller type='pci' "
+        "model='pcie-root-port'/> to its definition and start it anew; or, if it has a virtio-scsi "
+        "controller, use --bus scsi",
+    ),
+    Riddle(
+        "no-hotplug",
+        r"does not support hotplugging",
+        errors.NotSupported,
+        "that bus takes nothing while the domain runs; without ACPI the PCI bus does not",
+        "add <features><acpi/></features> to its definition and start it anew; or, if it has a "
+        "virtio-scsi controller, use --bus scsi",
+    ),
+    Riddle(
+        "export-permission",
+        r"Failed to connect to '.*nbd\.sock': Permission denied",
+        errors.NotSupported,
+        "the user that QEMU runs as may not connect to the export's socket, or AppArmor or SELinux "
+        "forbids it",
+        denial=True,
     ),
     Riddle(
         "scratch-permission",
         r"(Could not|unable to|failed to|cannot) (open|create|access).*Permission denied",
         errors.NotSupported,
         "the user that QEMU runs as may not use that file, or AppArmor or SELinux forbids it",
-        "choose a directory that QEMU's user can reach with --scratch-dir; for AppArmor see: "
-        "journalctl -k | grep DENIED",
+        "choose a directory that QEMU's user can reach with --scratch-dir",
+        denial=True,
     ),
     Riddle(
         "no-space",
@@ -155,7 +188,8 @@ RIDDLES: tuple[Riddle, ...] = (
         "QEMU could not load the TLS certificates that libvirt names",
         "in libvirt's qemu.conf, after which its daemon must be restarted, set "
         "backup_tls_x509_cert_dir to a directory with ca-cert.pem, "
-        "server-cert.pem and server-key.pem that QEMU's user can read",
+        "server-cert.pem and server-key.pem that QEMU's user can read; where an export is attached "
+        "nbd_tls_x509_cert_dir, with client-cert.pem and client-key.pem",
     ),
     Riddle(
         "agent-frozen",

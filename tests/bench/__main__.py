@@ -1,4 +1,4 @@
-"""python -m bench [list|create|freeze|map …], in the lab: script/bench does it."""
+"""python -m bench [list|create|freeze|map|hotadd …], in the lab: script/bench does it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from lab.daemon import LabError, Libvirtd
 
 from .commands import create_rows, freeze_rows, list_rows
 from .dirtymap import map_rows
+from .hotadd import hotadd_rows
 from .timing import table
 
-BENCHES = {"list": list_rows, "create": create_rows, "freeze": freeze_rows, "map": map_rows}
+BENCHES = {
+    "list": list_rows,
+    "create": create_rows,
+    "freeze": freeze_rows,
+    "map": map_rows,
+    "hotadd": hotadd_rows,
+}
 
 
 def main(chosen: list[str]) -> int:

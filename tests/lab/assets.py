@@ -3,8 +3,10 @@
     python3 tests/lab/assets.py [--force]
 
 The kernel and the guest agent come from Debian packages, which are downloaded and unpacked but not
-installed; busybox, mkfs.ext4 and libraries are the machine's own. Nothing outside .lab is written.
-A second call finds all done and needs no network. Standard library only: script/setup calls it.
+installed; busybox, mkfs.ext4 and libraries are the machine's own. The same kernel makes
+libguestfs's appliance in .lab/assets/appliance. Nothing outside .lab is written, but for an empty
+/lib/modules, on which supermin insists. A second call finds all done and needs no network. Standard
+library only: script/setup calls it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 KERNEL_META = "linux-image-cloud-amd64"
 AGENT = "qemu-guest-agent"
-HOST_PACKAGES = ("busybox-static", "e2fsprogs", "libc6", "libglib2.0-0")
+HOST_PACKAGES = ("busybox-static", "e2fsprogs", "libc6", "libglib2.0-0", "libguestfs0")
 
 # Loaded at boot; the rest only lies ready for modprobe and mount.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_scsi", "sd_mod")
@@ -121,6 +123,7 @@ def build(target: Path, key: str) -> None:
         version = next((root / "lib/modules").iterdir()).name
         shutil.copyfile(root / f"boot/vmlinuz-{version}", new / "kernel")
         (new / "initramfs").write_bytes(cpio(initramfs(root, version)))
+        appliance(root, version, new / "appliance", Path(work))
         (new / "cmdline").write_text(CMDLINE + "\n")
         (new / "stamp").write_text(key)
         replace(new, target, Path(work, "old"))
@@ -131,6 +134,22 @@ def replace(new: Path, target: Path, old: Path) -> None:
     if target.exists():
         target.rename(old)
     new.rename(target)
+
+
+def appliance(root: Path, version: str, target: Path, work: Path) -> None:
+    """libguestfs's small VM, with our kernel: a machine without one of its own can't make it."""
+    say("building the appliance of libguestfs")
+    Path("/lib/modules").mkdir(exist_ok=True)
+    run(("depmod", "-b", str(root), version), "depmod failed")
+    (supermin,) = Path("/usr/lib").glob("*/guestfs/supermin.d")
+    run(
+        ("env", f"SUPERMIN_KERNEL={root}/boot/vmlinuz-{version}",
+         f"SUPERMIN_MODULES={root}/lib/modules/{version}", f"TMPDIR={work}",
+         "supermin", "--build", "--copy-kernel", "-f", "ext2", "--host-cpu", "x86_64",
+         str(supermin), "-o", str(target)),
+        "supermin cannot make the appliance",
+    )  # fmt: skip
+    (target / "README.fixed").write_text("Made by tests/lab/assets.py.\n")
 
 
 # Debian packages

@@ -75,7 +75,8 @@ class Libvirtd(AbstractContextManager["Libvirtd"]):
     """
 
     def __init__(self, *, tcp: Tcp | None = None, backup_tls_directory: Path | None = None) -> None:
-        """:param backup_tls_directory: backup_tls_x509_cert_dir, for NBD exports over TLS."""
+        """:param backup_tls_directory: backup_tls_x509_cert_dir, for NBD exports over TLS, and
+        nbd_tls_x509_cert_dir, for disks that are read from them."""
         if os.environ.get("VIRCPT_LAB") != "1":
             raise LabError("not in the lab: run this through tests/lab/enter")
         self.tcp = tcp
@@ -173,6 +174,7 @@ class Libvirtd(AbstractContextManager["Libvirtd"]):
         qemu = {}
         if self.backup_tls_directory:
             qemu["backup_tls_x509_cert_dir"] = str(self.backup_tls_directory)
+            qemu["nbd_tls_x509_cert_dir"] = str(self.backup_tls_directory)
         (ETC / "qemu.conf").write_text(qemu_conf(**qemu))
 
     def _environment(self) -> dict[str, str]:

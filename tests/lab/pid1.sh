@@ -79,6 +79,7 @@ hand_on() {
 private_file_system
 ip link set lo up
 export VIRCPT_LAB=1 VIRCPT_LAB_ASSETS=/var/lib/libvirt/lab XDG_RUNTIME_DIR=/run/user/$(id -u)
+export LIBGUESTFS_PATH=$cache/assets/appliance LIBGUESTFS_BACKEND_SETTINGS=force_tcg
 unset LIBVIRT_DEFAULT_URI VIRSH_DEFAULT_CONNECT_URI VIRCPT_DOMAIN
 
 if [ -t 0 ]; then trap : INT; else trap 'hand_on INT' INT; fi

@@ -13,7 +13,12 @@ from .daemon import LabError, poll
 from .vms import Vm
 
 EXPORTS = Path("/var/lib/vircpt/exports")
-LASTING = (b"thawguard.py", b"vircpt.operations.expire", b"guest=/var/lib/vircpt/")
+LASTING = (
+    b"thawguard.py",
+    b"vircpt.operations.expire",
+    b"vircpt.blocks.appliance",
+    b"guest=/var/lib/vircpt/",
+)
 """Marks of the processes that vircpt starts and that outlive it."""
 OURS = (*LASTING, b"bin/vircpt\0")
 _SCRATCH = re.compile(r"vircpt-[0-9a-f]{8}")

@@ -23,7 +23,7 @@ from lab.daemon import Libvirtd, poll
 from lab.fixtures import BlankFactory
 from lab.inject import Step
 from lab.state import EXPORTS, checkpoints, has_job, processes
-from lab.vms import MIB, Vm
+from lab.vms import MIB, Disk, Vm
 
 MOMENTS = 8
 
@@ -154,7 +154,59 @@ class Delete(Operation):
         delete(self.vm, "last")  # so that the next one is made in the right place
 
 
+class Hotadd(Operation):
+    """To a domain with a SCSI controller, whose disks go without a guest."""
+
+    args: tuple[str, ...] = (
+        "hotadd", "--to", "other", "--bus", "scsi", "--timeout", "0", "--writable",
+    )  # fmt: skip
+
+    def __init__(self, vm: Vm, other: Vm) -> None:
+        super().__init__(vm)
+        self.other = other
+        self.definitions = self._definitions()
+
+    def _definitions(self) -> list[str]:
+        return [
+            one.domain.XMLDesc(flags)
+            for one in (self.vm, self.other)
+            for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)
+        ]
+
+    def recover(self) -> None:
+        done = inject.run("-d", self.vm.name, "release", "--force")
+        assert done.returncode in (0, 10), inject.shown(done)
+        self.check()
+
+    def check(self) -> None:
+        """Both are as they were."""
+        nothing_left(self.vm)
+        assert self._definitions() == self.definitions
+
+
+class HotaddThenRemove(Hotadd):
+    """The other way out, which tells an export that it was made for, too."""
+
+    def recover(self) -> None:
+        args = ("-d", self.vm.name, "hotremove", "--from", "other")
+        done = inject.run(*args)
+        assert done.returncode in (0, 10), inject.shown(done)
+        self.check()
+
+
+class Hotremove(Hotadd):
+    args: tuple[str, ...] = ("hotremove", "--from", "other")
+
+    def prepare(self) -> None:
+        must(self.vm, *Hotadd.args)
+
+
+class ForcedRelease(Hotremove):
+    args = ("release", "--force")
+
+
 OPERATIONS = [Create, Export, Offline, Release, ReleaseOffline, Delete]
+HOTADDS = [Hotadd, HotaddThenRemove, Hotremove, ForcedRelease]
 
 
 def delete(vm: Vm, name: str) -> None:
@@ -172,13 +224,23 @@ def worth_killing_at(steps: list[Step]) -> list[Step]:
 
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_killed_at_every_step(kind: type[Operation], blank: BlankFactory, tmp_path: Path) -> None:
-    operation = kind(blank(start=kind.running))
+    kill_at_every_step(kind(blank(start=kind.running)), tmp_path)
+
+
+@pytest.mark.parametrize("kind", HOTADDS)
+def test_a_hotadd_killed_at_every_step(
+    kind: type[Hotadd], blank: BlankFactory, tmp_path: Path
+) -> None:
+    kill_at_every_step(kind(blank(), blank("other", (Disk("sda", bus="scsi"),))), tmp_path)
+
+
+def kill_at_every_step(operation: Operation, tmp_path: Path) -> None:
     vm = operation.vm
     operation.prepare()
     _, steps = inject.trace("-d", vm.name, *operation.args, file=tmp_path / "trace")
     operation.recover()
     release(vm)
-    qemu = vm.pid() if kind.running else None
+    qemu = vm.pid() if operation.running else None
     for step in worth_killing_at(steps):
         operation.prepare()
         killed = inject.run("-d", vm.name, *operation.args, order=f"kill:{step.number}")

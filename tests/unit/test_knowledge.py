@@ -47,6 +47,13 @@ MESSAGES = [
     ("socket-permission",
      "internal error: unable to execute QEMU command 'nbd-server-start': Failed to bind socket to "
      "/var/lib/vircpt/exports/0/io/nbd.sock: Permission denied"),
+    ("no-pci-slot", "internal error: No more available PCI slots"),
+    ("no-hotplug",
+     "internal error: unable to execute QEMU command 'device_add': Bus 'pci.0' does not support "
+     "hotplugging"),
+    ("export-permission",
+     "internal error: unable to execute QEMU command 'blockdev-add': Failed to connect to "
+     "'/var/lib/vircpt/exports/0/io/nbd.sock': Permission denied"),
     ("scratch-permission", "Could not open '/x/vda.scratch': Permission denied"),
     ("no-space", "cannot allocate 4096 bytes in file '/x/vda.scratch': No space left on device"),
     ("address-in-use", "Failed to find an available port: Address already in use"),
@@ -90,7 +97,7 @@ def test_each_riddle_has_an_error_a_meaning_and_a_hint(riddle: Riddle) -> None:
     assert re.compile(riddle.pattern)
     assert issubclass(riddle.error, errors.VircptError)
     assert riddle.meaning
-    assert riddle.hint
+    assert riddle.advice()
 
 
 def test_ids_are_unique() -> None:

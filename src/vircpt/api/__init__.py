@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
     from vircpt.operations.commands import UsefulCommand
+    from vircpt.operations.consumers import ConsumerStatus
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.details import DiskDetails
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
+    from vircpt.operations.hotadd import AttachedDisk, Hotadded
+    from vircpt.operations.hotremove import Hotremoved
     from vircpt.operations.inspect import (
         CheckpointStatus,
         DiskStatus,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.mounts import Mounted, Unmounted
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
@@ -38,9 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "AttachedDisk",
     "CheckpointPlan",
     "CheckpointStatus",
     "Columns",
+    "ConsumerStatus",
     "CreatedCheckpoint",
     "Deletion",
     "DiskDetails",
@@ -58,12 +64,16 @@ __all__ = [
     "FreezeState",
     "Health",
     "Host",
+    "Hotadded",
+    "Hotremoved",
     "Kind",
+    "Mounted",
     "ReleasedExport",
     "Scope",
     "Skipped",
     "TcpListen",
     "Totals",
+    "Unmounted",
     "UsefulCommand",
     "Versions",
     "connect",
@@ -83,11 +93,14 @@ _HOMES = {
     "hypervisor.connection": ("Versions",),
     "hypervisor.domain": ("DomainFacts",),
     "operations.commands": ("UsefulCommand",),
+    "operations.consumers": ("ConsumerStatus",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
     "operations.details": ("DiskDetails",),
     "operations.export": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
+    "operations.hotadd": ("AttachedDisk", "Hotadded"),
+    "operations.hotremove": ("Hotremoved",),
     "operations.inspect": (
         "CheckpointStatus",
         "DiskStatus",
@@ -96,6 +109,7 @@ _HOMES = {
         "leaves",
         "roots",
     ),
+    "operations.mounts": ("Mounted", "Unmounted"),
     "operations.reading": ("ExportedDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),

@@ -8,6 +8,7 @@ from vircpt.hypervisor import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from vircpt.api.export import Export
     from vircpt.hypervisor.agent import Freeze
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.export import ExportPlan
+    from vircpt.operations.hotadd import Hotadded
     from vircpt.operations.inspect import CheckpointStatus
+    from vircpt.operations.mounts import Mounted
     from vircpt.operations.tcp import TcpListen
 
 DEFAULT_FREEZE_LIMIT = 10.0
@@ -176,6 +179,87 @@ class Domain:
         )
         started = export.start(self._raw, options)
         return Export(self._raw, started.directory, started)
+
+    def hotadd(
+        self,
+        to: Domain,
+        since: str | None = None,
+        *,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        writable: bool = False,
+        bus: str = "virtio",
+        scratch_dir: str | None = None,
+        timeout: float | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+    ) -> Hotadded:
+        """Attach the disks of this domain's export to the running domain `to`.
+
+        If no export runs one is made, as by `export`, which goes with its last consumer. With
+        `writable` each disk gets a throw-away overlay, in `scratch_dir` if given. Waits until
+        the guest has looked at the disks, `timeout` seconds (10) at the most; with 0 it does
+        not wait. `Host.hotremove` ends it. Raises InvalidInput, NotFound, Busy, NotSupported.
+        """
+        from vircpt.operations import hotadd
+        from vircpt.operations.borrow import Wanted
+
+        options = hotadd.HotaddOptions(
+            Wanted(
+                since=since,
+                disks=disks,
+                exclude=exclude,
+                scratch_dir=scratch_dir,
+                freeze=freeze,
+                freeze_limit=freeze_limit,
+            ),
+            writable=writable,
+            bus=bus,
+            overlay_dir=scratch_dir,
+            look_limit=hotadd.LOOK_LIMIT if timeout is None else timeout,
+        )
+        return hotadd.hotadd(self._raw, to._raw, options)
+
+    def mount(
+        self,
+        place: Path,
+        since: str | None = None,
+        *,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        scratch_dir: str | None = None,
+        timeout: float | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+    ) -> Mounted:
+        """Mount the guest's file systems read-only at `place`, an empty directory.
+
+        If no export runs one is made, as by `export`, which goes with `Host.umount`. It is
+        libguestfs that reads them; it gets `timeout` seconds (180). Raises InvalidInput, Busy,
+        NotSupported without libguestfs, VircptError if nothing can be mounted.
+        """
+        from vircpt.operations import mounts
+        from vircpt.operations.borrow import Wanted
+
+        wanted = Wanted(
+            since=since,
+            disks=disks,
+            exclude=exclude,
+            scratch_dir=scratch_dir,
+            freeze=freeze,
+            freeze_limit=freeze_limit,
+        )
+        limit = mounts.LIMIT if timeout is None else timeout
+        return mounts.mount(self._raw, place, wanted, limit)
+
+    def withdraw(self, done: Hotadded | Mounted, error: BaseException) -> None:
+        """Undo a hotadd or a mount as if it had never been, because of `error`."""
+        from vircpt.operations import hotadd, mounts
+
+        if isinstance(done, hotadd.Hotadded):
+            hotadd.withdraw(self._raw, done, error)
+        else:
+            mounts.withdraw(self._raw, done, error)
 
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""

@@ -11,9 +11,12 @@ from vircpt.hypervisor.connection import Connection, Credentials, library_versio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from vircpt.hypervisor.connection import Versions
     from vircpt.operations.exports import ExportStatus
+    from vircpt.operations.hotremove import Hotremoved
+    from vircpt.operations.mounts import Unmounted
     from vircpt.operations.release import ReleasedExport
 
 
@@ -82,18 +85,47 @@ class Host:
 
         return exports.list_exports(self._connection)
 
-    def release(self, domain: str, *, force: bool = False) -> list[ReleasedExport]:
+    def release(
+        self, domain: str, *, force: bool = False, timeout: float | None = None
+    ) -> list[ReleasedExport]:
         """Release the export of a domain, which may have been undefined meanwhile.
 
-        Raises NotFound if it has none, Busy if it is attached somewhere (unless `force`) or
-        if the running job isn't vircpt's.
+        With `force` what uses it is ended first: guests get `timeout` seconds to let disks go.
+        Raises NotFound if it has none, Busy if it is in use (unless `force`), if a guest does
+        not let go, or if the running job isn't vircpt's.
         """
-        from vircpt.operations import release
+        from vircpt.operations import attachments, release
 
-        return release.release(self._connection, domain, force=force)
+        limit = attachments.LIMIT if timeout is None else timeout
+        return release.release(self._connection, domain, force=force, limit=limit)
 
-    def release_export(self, export_id: str, *, force: bool = False) -> ReleasedExport:
+    def release_export(
+        self, export_id: str, *, force: bool = False, timeout: float | None = None
+    ) -> ReleasedExport:
         """Release the export with that id; raises as `release` does."""
-        from vircpt.operations import release
+        from vircpt.operations import attachments, release
 
-        return release.release_one(self._connection, export_id, force=force)
+        limit = attachments.LIMIT if timeout is None else timeout
+        return release.release_one(self._connection, export_id, force=force, limit=limit)
+
+    def hotremove(
+        self, domain: str, source: str | None = None, *, timeout: float | None = None
+    ) -> list[Hotremoved]:
+        """Detach from `domain` what `Domain.hotadd` attached: the disks of `source`, or all.
+
+        Returns when they are gone; exports that were made for the purpose are released. Raises
+        NotFound if there are none, Busy if the guest does not let go within `timeout` seconds.
+        """
+        from vircpt.operations import attachments, hotremove
+
+        limit = attachments.LIMIT if timeout is None else timeout
+        return hotremove.hotremove(self._connection, domain, source, limit)
+
+    def umount(self, place: Path) -> Unmounted:
+        """Unmount what `Domain.mount` mounted there; an export made for it is released.
+
+        Raises NotFound if there is nothing of vircpt's, Busy if it is in use.
+        """
+        from vircpt.operations import mounts
+
+        return mounts.umount(self._connection, place)

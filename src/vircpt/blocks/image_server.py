@@ -241,5 +241,5 @@ def _failed(message: str) -> VircptError:
     return kind(
         "cannot serve the images of the shut-off domain",
         why=message.splitlines()[0],
-        hint=riddle.hint if riddle else None,
+        hint=riddle.advice() if riddle else None,
     )

@@ -133,6 +133,16 @@ def create_overlay(path: Path, backing_uri: str) -> None:
         )  # fmt: skip
 
 
+def format_overlay(handle: int, backing_uri: str, size: int) -> None:
+    """Make the empty file behind `handle` a qcow2 image of `size` bytes on top of an NBD export."""
+    _run(
+        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
+         f"/proc/self/fd/{handle}", str(size)],
+        "cannot make an overlay",
+        handle,
+    )  # fmt: skip
+
+
 def copy(
     source: str | TlsExport, path: Path, image_format: str, progress: Progress | None = None
 ) -> None:

@@ -202,6 +202,20 @@ def disk_options(verb: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return decorate
 
 
+def timeout_option(
+    help_text: str, *, default: float, least: float = 0.1
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """--timeout, in seconds."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=least, max=86400),
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help=help_text,
+    )
+
+
 def freeze_options(function: Callable[..., T]) -> Callable[..., T]:
     """--no-freeze, --require-freeze and --freeze-limit."""
     function = click.option(

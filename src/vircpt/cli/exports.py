@@ -86,9 +86,14 @@ def _row(one: ExportStatus) -> list[str]:
         " ".join(one.disks) or "-",
         output.size(one.scratch_used),
         output.moment(one.expires),
-        " ".join(one.attached) or "-",
+        " ".join([*one.attached, *_others(one)]) or "-",
         _address(one),
     ]
+
+
+def _others(one: ExportStatus) -> list[str]:
+    """Mounts and clones: what `attached` does not name."""
+    return [user.name for user in one.consumers if user.alive and user.kind != "hotadd"]
 
 
 def _address(one: ExportStatus) -> str:

@@ -21,6 +21,7 @@ class Session:
         self.json = False
         self.verbosity = 0
         self._host: Host | None = None
+        self._others: list[Host] = []
 
     @property
     def host(self) -> Host:
@@ -30,6 +31,13 @@ class Session:
 
             self._host = connect(self.uri, user=self.user, prompt=_prompt())
         return self._host
+
+    def another_host(self, uri: str) -> Host:
+        """A second host, for commands that work between two."""
+        from vircpt.api import connect
+
+        self._others.append(connect(uri, user=self.user, prompt=_prompt()))
+        return self._others[-1]
 
     @property
     def given_domain(self) -> str | None:
@@ -56,6 +64,8 @@ class Session:
         return self.host.domain(name)
 
     def close(self) -> None:
+        while self._others:
+            self._others.pop().close()
         if self._host is not None:
             self._host.close()
             self._host = None

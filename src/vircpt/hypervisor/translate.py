@@ -47,7 +47,7 @@ def translate(
     kind = _BY_CODE.get(error.get_error_code())
     if kind is None:
         kind = riddle.error if riddle else errors.VircptError
-    hint = riddle.hint if riddle else None
+    hint = riddle.advice() if riddle else None
     if hint and domain:
         hint = hint.replace("DOMAIN", quoted(domain))
     why = f"{message} ({riddle.meaning})" if riddle else message

@@ -37,6 +37,7 @@ class ExportOptions:
 
     `since`: mark what was written since that checkpoint. `create`: make that checkpoint in
     the same instant. `scratch_dir`: where the blocks go that the guest overwrites meanwhile.
+    `purpose`: the kind of consumer that it is made for, with the last of which it goes.
     """
 
     since: str | None = None
@@ -48,6 +49,7 @@ class ExportOptions:
     ttl: float | None = None
     freeze: Freeze | None = None
     freeze_limit: float = agent.DEFAULT_LIMIT
+    purpose: str | None = None
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,7 @@ def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) 
         remote=domain.connection.is_remote,
         scratch_dir=None if domain.connection.is_remote else options.scratch_dir,
         expires=now + options.ttl if options.ttl else None,
+        purpose=options.purpose,
     )
 
 
@@ -334,11 +337,29 @@ def _scratch(
 
 
 def _clear_dead(domain: LibvirtDomain) -> None:
-    """Remove what dead exports of this domain left: their job or server is gone."""
+    """Remove what dead exports of this domain left: their job or server is gone.
+
+    Raises Busy if somebody holds on to one: what they write to must not be torn away.
+    """
     for directory in records.of_domain(domain.uuid):
         if not ownership.is_alive(domain.connection, directory):
+            _clear_consumers(domain, directory)
             ownership.stop_processes(directory)
             directory.remove()
+
+
+def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
+    from vircpt.operations import consumers
+
+    alive = [one.name for one in consumers.list_of(domain.connection, directory) if one.alive]
+    if alive:
+        raise Busy(
+            f"a dead export of domain {domain.name} is in use still",
+            why=f"{directory.record.id}, by {', '.join(alive)}",
+            domain=domain.name,
+            hint=f"end that first: vircpt -d {quoted(domain.name)} release",
+        )
+    consumers.end_all(domain.connection, directory, 0, others=False)
 
 
 def _refuse_second(domain: LibvirtDomain) -> None:

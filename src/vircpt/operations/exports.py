@@ -20,7 +20,7 @@ from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
 if TYPE_CHECKING:
-    from vircpt.operations import attachments
+    from vircpt.operations import attachments, consumers
 
 
 _NO_SPACE = 1 << 20
@@ -40,7 +40,12 @@ class ExportState(enum.Enum):
 
 @dataclass(frozen=True)
 class ExportStatus:
-    """An export; sizes in bytes, times in seconds since 1970, None for what isn't known."""
+    """An export; sizes in bytes, times in seconds since 1970, None for what isn't known.
+
+    `attached` names the disks of domains that read from it, as DOMAIN:TARGET, whoever attached
+    them; `consumers` are those that vircpt gave it to, `purpose` what it was made for if that
+    was for one of them.
+    """
 
     id: str | None
     domain: str | None
@@ -59,6 +64,8 @@ class ExportStatus:
     tls: bool = False
     scratch_used: int | None = None
     attached: tuple[str, ...] = ()
+    consumers: tuple[consumers.ConsumerStatus, ...] = ()
+    purpose: str | None = None
     note: str | None = None
 
 
@@ -107,7 +114,21 @@ def _status(
     if isinstance(one, Damaged):
         return _damaged(connection, one)
     record = one.record
+    from vircpt.operations import consumers
+
     state, scratch, note = _state(connection, one)
+    users = tuple(consumers.list_of(connection, one))
+    by_hand = (
+        f"{place.domain.name}:{place.target}"
+        for place in attached
+        if place.socket == str(one.socket)
+    )
+    recorded = (
+        f"{user.domain}:{disk.target}"
+        for user in users
+        if user.kind == "hotadd" and user.alive
+        for disk in user.disks
+    )
     return ExportStatus(
         id=record.id,
         domain=record.domain,
@@ -125,13 +146,22 @@ def _status(
         port=record.port,
         tls=record.tls_dir is not None,
         scratch_used=scratch,
-        attached=tuple(
-            f"{place.domain}:{place.target}"
-            for place in attached
-            if place.socket == str(one.socket)
-        ),
-        note=note,
+        attached=tuple(dict.fromkeys([*by_hand, *recorded])),
+        consumers=users,
+        purpose=record.purpose,
+        note=_note(state, users) or note,
     )
+
+
+def _note(state: ExportState, users: tuple[consumers.ConsumerStatus, ...]) -> str | None:
+    """What should be seen to: who reads from it has gone, or reads in vain."""
+    if state is ExportState.DEAD and any(one.alive for one in users):
+        names = ", ".join(one.name for one in users if one.alive)
+        return f"it is dead, and {names} gets I/O errors: release it"
+    gone = [one for one in users if not one.alive]
+    if gone:
+        return f"{', '.join(one.name for one in gone)} has gone: release removes what it left"
+    return None
 
 
 def _state(

@@ -88,9 +88,12 @@ def domain_of(connection: Connection, directory: ExportDirectory) -> LibvirtDoma
     Another URI may know no such domain, or a copy of it, which tells nothing.
     """
     record = directory.record
-    if record.uri != connection.uri:
-        connection = Connection(record.uri, connection.credentials)
-    return domains.find(connection, record.uuid)
+    return domains.find(connected_to(connection, record.uri), record.uuid)
+
+
+def connected_to(connection: Connection, uri: str) -> Connection:
+    """This connection, or if it leads elsewhere another one with the same credentials."""
+    return connection if connection.uri == uri else Connection(uri, connection.credentials)
 
 
 def stop_processes(directory: ExportDirectory) -> None:

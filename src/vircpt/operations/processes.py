@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,26 @@ def end(*words: str, owner: int | None = None) -> None:
     for pid in _pids():
         if pid != os.getpid() and _matches(pid, wanted, owner):
             _end(pid, wanted, owner)
+
+
+def end_leaders(*words: str) -> None:
+    """End those that lead a session, and wait for the others, which follow by themselves."""
+    wanted = _row(words)
+    for pid in find(*words):
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == pid:
+                _end(pid, wanted, None)
+    wait(*words, limit=_PATIENCE)
+    end(*words)
+
+
+def wait(*words: str, limit: float) -> None:
+    """Wait until those processes have ended by themselves, `limit` seconds at the most."""
+    deadline = time.monotonic() + limit
+    pause = 0.01
+    while find(*words) and time.monotonic() < deadline:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
 
 
 def _end(pid: int, wanted: bytes, owner: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,19 @@ class ExportedDisk:
 def disks(directory: ExportDirectory) -> tuple[ExportedDisk, ...]:
     """The disks of an export."""
     return tuple(_disk(directory, one) for one in directory.record.disks)
+
+
+def choose(
+    directory: ExportDirectory, wanted: Sequence[str], unwanted: Sequence[str]
+) -> tuple[ExportedDisk, ...]:
+    """The disks of an export that are asked for, by default all; raises NotFound, InvalidInput."""
+    every = disks(directory)
+    if wanted:
+        every = tuple(disk(directory, target) for target in dict.fromkeys(wanted))
+    chosen = tuple(one for one in every if one.target not in unwanted)
+    if not chosen:
+        raise InvalidInput("no disk is left", domain=directory.record.domain)
+    return chosen
 
 
 def disk(directory: ExportDirectory, target: str | None) -> ExportedDisk:

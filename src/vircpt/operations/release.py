@@ -1,4 +1,4 @@
-"""End exports: the job or the server, the process that watches it, everything on disk."""
+"""End exports: their consumers, the job or the server, the watcher, everything on disk."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.interrupts import uninterrupted
-from vircpt.operations import attachments, ownership
+from vircpt.operations import attachments, consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
-_PATIENCE = 30.0
+PATIENCE = 30.0
 """Seconds to wait for another vircpt: an export must not stay because of a `create`."""
 
 
@@ -24,66 +24,98 @@ class ReleasedExport:
     """An export that is gone; `was_running` is False if its job or server had died before.
 
     `guest_paused` if the guest stands still because one of its writes failed, as when the
-    file system of the scratch files is full.
+    file system of the scratch files is full. `detached` names the consumers that were ended
+    first.
     """
 
     id: str
     domain: str
     was_running: bool
     guest_paused: bool = False
+    detached: tuple[str, ...] = ()
 
 
-def release(connection: Connection, name: str, *, force: bool = False) -> list[ReleasedExport]:
+def release(
+    connection: Connection, name: str, *, force: bool = False, limit: float = attachments.LIMIT
+) -> list[ReleasedExport]:
     """Release the export of domain `name`; what a dead one left is removed as well.
 
-    Raises NotFound if there is none, Busy if it is attached to a domain (unless `force`) or
-    if the job that runs there is not ours.
+    With `force` its consumers are ended first: guests get `limit` seconds to let disks go.
+    Raises NotFound if there is none, Busy if it is in use (unless `force`), if a guest does
+    not let go, or if the job that runs there is not ours.
     """
     domain, uuid = _find(connection, name)
-    with records.locked(uuid, name, _PATIENCE):
+    with records.locked(uuid, name, PATIENCE):
         found = records.of_domain(uuid)
         damaged = records.damaged_of(uuid)
         if not found and not damaged:
             _refuse_foreign(domain, name)
         return [
-            *(_release(connection, directory, force, domain) for directory in found),
-            *(_release_damaged(connection, one.stand_in(name), force, domain) for one in damaged),
+            *(end(connection, directory, force, limit, domain) for directory in found),
+            *(
+                _end_damaged(connection, one.stand_in(name), force, limit, domain)
+                for one in damaged
+            ),
         ]
 
 
-def release_one(connection: Connection, export_id: str, *, force: bool = False) -> ReleasedExport:
+def release_one(
+    connection: Connection,
+    export_id: str,
+    *,
+    force: bool = False,
+    limit: float = attachments.LIMIT,
+) -> ReleasedExport:
     """Release the export with that id; raises as `release` does."""
     directory = records.read(export_id)
     record = directory.record
-    with records.locked(record.uuid, record.domain, _PATIENCE):
-        return _release(connection, directory, force)
+    with records.locked(record.uuid, record.domain, PATIENCE):
+        return end(connection, directory, force, limit)
 
 
 def release_expired(connection: Connection, directory: ExportDirectory) -> None:
-    """Release an export whose time is over, attached or not."""
+    """Release an export whose time is over; raises Busy while a guest does not let it go."""
     release_one(connection, directory.record.id, force=True)
 
 
-def _release(
+def end_unused(connection: Connection, directory: ExportDirectory) -> bool:
+    """End an export that was made for consumers of which none is left; True if that was so.
+
+    Whoever calls holds the lock of its domain.
+    """
+    if directory.record.purpose is None or consumers.written(directory):
+        return False
+    try:
+        end(connection, directory, force=False, limit=0)
+    except Busy:  # attached by hand as well
+        return False
+    return True
+
+
+def end(
     connection: Connection,
     directory: ExportDirectory,
     force: bool,
+    limit: float,
     domain: LibvirtDomain | None = None,
 ) -> ReleasedExport:
-    """`domain`, if it has been looked up on that connection."""
+    """As `release_one`, for callers that hold the lock of the export's domain.
+
+    `domain`, if it has been looked up on that connection.
+    """
     record = directory.record
     if domain is None or record.uri != connection.uri:
         domain = ownership.domain_of(connection, directory)
     alive = ownership.is_alive_on(domain, directory)
-    if alive and not force:
-        attachments.refuse_attached(domain.connection if domain else connection, directory)
+    nearby = domain.connection if domain else connection
+    detached = _end_consumers(nearby, directory, alive, force, limit)
     with uninterrupted():
         if alive and record.kind == "live" and domain is not None:
             backups.end(domain, lambda job: ownership.is_ours(job, directory))
         ownership.stop_processes(directory)
         directory.remove()
     paused = record.kind == "live" and domain is not None and _is_stuck(domain)
-    return ReleasedExport(record.id, record.domain, alive, paused)
+    return ReleasedExport(record.id, record.domain, alive, paused, detached)
 
 
 def _is_stuck(domain: LibvirtDomain) -> bool:
@@ -93,15 +125,29 @@ def _is_stuck(domain: LibvirtDomain) -> bool:
         return False
 
 
-def _release_damaged(
-    connection: Connection, directory: ExportDirectory, force: bool, domain: LibvirtDomain | None
+def _end_consumers(
+    connection: Connection, directory: ExportDirectory, alive: bool, force: bool, limit: float
+) -> tuple[str, ...]:
+    """The names of those that were ended; who reads from a dead export gets errors only."""
+    if alive and not force:
+        consumers.refuse_used(connection, directory)
+    names = [one.name for one in consumers.list_of(connection, directory) if one.alive]
+    consumers.end_all(connection, directory, limit, others=alive and force)
+    return tuple(names)
+
+
+def _end_damaged(
+    connection: Connection,
+    directory: ExportDirectory,
+    force: bool,
+    limit: float,
+    domain: LibvirtDomain | None,
 ) -> ReleasedExport:
     """Its job tells what its state does not: that it runs, and where its scratch files are."""
     job = backups.current(domain) if domain else None
     ours = job if job and ownership.looks_ours(job, directory) else None
     alive = ours is not None or ownership.is_served(directory)
-    if alive and not force:
-        attachments.refuse_attached(connection, directory)
+    detached = _end_consumers(connection, directory, alive, force, limit)
     with uninterrupted():
         if ours and domain:
             backups.end(domain, lambda job: ownership.looks_ours(job, directory))
@@ -109,7 +155,7 @@ def _release_damaged(
         scratch = _scratch_of(ours, directory) if not connection.is_remote else None
         record = replace(directory.record, scratch_dir=scratch)
         replace(directory, record=record).remove()
-    return ReleasedExport(record.id, record.domain, alive)
+    return ReleasedExport(record.id, record.domain, alive, detached=detached)
 
 
 def _scratch_of(job: backups.BackupJob | None, directory: ExportDirectory) -> str | None:

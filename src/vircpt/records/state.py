@@ -1,4 +1,4 @@
-"""The state file of an export: what is remembered of it. It is read as hostile input."""
+"""State files: what is remembered of an export. They are read as hostile input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1
 NAME = "state.json"
@@ -28,6 +31,8 @@ class ExportRecord:
 
     `kind` is "live" (a backup job in libvirt) or "offline" (a storage daemon of ours).
     `address` and `port` are those of TCP exports; `remote` if QEMU runs on another host.
+    `purpose` is "hotadd", "mount" or "boot" if it was made for such a consumer (see
+    consumers.py): it goes with the last one. None if somebody asked for the export itself.
     """
 
     id: str
@@ -46,9 +51,10 @@ class ExportRecord:
     tls_dir: str | None = None
     scratch_dir: str | None = None
     expires: float | None = None
+    purpose: str | None = None
 
 
-def write(directory: Path, record: ExportRecord) -> None:
+def write(directory: Path, record: DataclassInstance) -> None:
     """Write it into `directory`: whole, or not at all."""
     data = json.dumps({"format": FORMAT, **asdict(record)}, indent=1)
     temporary = directory / f".state-{os.urandom(4).hex()}"
@@ -77,13 +83,13 @@ def parse(text: str, export_id: str) -> ExportRecord:
         raise ValueError(f"unknown kind {record.kind!r}")
     if not isinstance(record.uuid, str) or not _UUID.match(record.uuid):
         raise ValueError("that is no UUID")
-    _check_types(record)
+    check_types(record)
     for disk in record.disks:
-        _check_types(disk)
+        check_types(disk)
     return record
 
 
-def _check_types(record: ExportRecord | DiskRecord) -> None:
+def check_types(record: DataclassInstance) -> None:
     """Raise ValueError unless each field is what its annotation says."""
     kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
     for one in fields(record):

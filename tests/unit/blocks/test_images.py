@@ -323,3 +323,14 @@ def test_nbdinfo_tells_of_an_export_where_there_is_no_file(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "export-size: 4194304" in images.nbdinfo(uri)
     assert "content:" not in images.nbdinfo(uri)
+
+
+def test_an_overlay_in_an_open_file(tmp_path: Path) -> None:
+    """Written through the handle, whatever stands at the path by then."""
+    path = tmp_path / "overlay"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    path.rename(tmp_path / "moved")
+    images.format_overlay(handle, "nbd+unix:///vda?socket=/nowhere", 1 << 20)
+    os.close(handle)
+    assert not path.exists()
+    assert images.info(str(tmp_path / "moved"), "qcow2").size == 1 << 20
