@@ -33,6 +33,7 @@ _COMMANDS = {
     "map": ("map", "Which blocks of a disk are dirty, zero, allocated."),
     "copy": ("copy", "Copy a disk of the running export into an image."),
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
+    "boot": ("boot", "Boot a throw-away clone on the disks as they are now."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vircpt.errors import Busy, quoted
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import consumers, export, ownership
+from vircpt.operations import clones, consumers, export, ownership
 from vircpt.operations.export import ExportOptions, StartedExport
 from vircpt.records import exports as records
 from vircpt.records.exports import ExportDirectory
@@ -35,7 +35,8 @@ def give_back(
     error: BaseException,
 ) -> None:
     """Undo `borrow` because of `error`, unless somebody holds on to the export."""
-    if started is not None and not consumers.written(directory):
+    used = consumers.written(directory) or clones.on_export(directory.record.id)
+    if started is not None and not used:
         export.withdraw(domain, started, error)
 
 

@@ -10,7 +10,7 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.interrupts import uninterrupted
-from vircpt.operations import attachments, consumers, ownership
+from vircpt.operations import attachments, clones, consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
@@ -72,7 +72,8 @@ def end_unused(connection: Connection, directory: ExportDirectory) -> bool:
 
     Whoever calls holds the lock of its domain.
     """
-    if directory.record.purpose is None or consumers.written(directory):
+    record = directory.record
+    if record.purpose is None or consumers.written(directory) or clones.on_export(record.id):
         return False
     try:
         end(connection, directory, force=False, limit=0)
@@ -89,9 +90,11 @@ def end(
     alive = ownership.is_alive(connection, directory)
     domain = ownership.domain_of(connection, directory)
     nearby = domain.connection if domain else connection
+    clones.clear_dead(nearby, record.uuid)
     if alive and not force:
         consumers.refuse_used(nearby, directory)
     names = [one.name for one in consumers.list_of(nearby, directory) if one.alive]
+    names += clones.stop_on(nearby, record.id)
     consumers.end_all(nearby, directory, limit, others=alive and force)
     with uninterrupted():
         if alive and record.kind == "live" and domain is not None:

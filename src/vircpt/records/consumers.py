@@ -4,7 +4,8 @@
     BASE/exports/ID/consumers/CID/state.json  0600  written before libvirt or FUSE is asked
     BASE/exports/ID/consumers/CID/vda.qcow2   0600  QEMU's: a throw-away overlay, if asked for
 
-A consumer is a domain that an export is attached to, a clone that boots on it, or a mount.
+A consumer is a domain that an export is attached to, or a mount. Clones have a place of their
+own: clones.py.
 With an overlay directory elsewhere the overlays lie in a sub-directory vircpt-ID-CID of that,
 noted in the state first. Removing the consumer's directory is all there is to clean up on
 disk; whoever calls holds the lock of the export's domain (exports.locked).
@@ -31,7 +32,7 @@ from vircpt.records.files import (
 )
 
 FORMAT = 1
-KINDS = ("hotadd", "mount", "boot")
+KINDS = ("hotadd", "mount")
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _PASSING = ".passing-"
@@ -56,8 +57,8 @@ class ConsumerDisk:
 class ConsumerRecord:
     """What is written down about a consumer; times in seconds since 1970.
 
-    `kind` is one of KINDS. `uri`, `domain` and `uuid` name the consuming domain (VM2, the
-    clone), None for a mount, which has a `place`, the directory that it is mounted on.
+    `kind` is one of KINDS. `uri`, `domain` and `uuid` name the consuming domain (VM2),
+    None for a mount, which has a `place`, the directory that it is mounted on.
     `overlay_dir`: where the overlays were asked to go, None for the consumer's own directory.
     """
 
