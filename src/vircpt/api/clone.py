@@ -23,6 +23,7 @@ class Clone:
         self, started: StartedClone, connection: Connection, source: ExportSource | None = None
     ) -> None:
         self._started = started
+        self._claim = started.claim
         self._connection = connection
         self.source = source
         """What it boots from, if that is an export of its original."""
@@ -75,8 +76,10 @@ class Clone:
         """
         from vircpt.operations import boot_test
 
-        if self._started.claim is None:
-            raise NotSupported(f"clone {self.name} was not started for a test", why="it runs")
+        if self._claim is None:
+            raise NotSupported(
+                f"clone {self.name} is in no test", why="it was not started for one, or it is over"
+            )
         return boot_test.run(self._started.domain, until, limit, picture=picture, progress=progress)
 
     def screenshot(self) -> bytes:
@@ -94,7 +97,8 @@ class Clone:
 
         with Connection(self._connection.uri, self._connection.credentials) as connection:
             stopped = boot_stop.stop_one(connection, self._started.directory)
-        if self._started.claim is not None:
-            os.close(self._started.claim)
+        if self._claim is not None:
+            os.close(self._claim)
             self._connection.close()
+            self._claim = None
         return stopped

@@ -175,6 +175,7 @@ class _Probe:
         self._wake = wake
         self._call: Call | None = None
         self._next = 0.0
+        self._failed: str | None = None
         self.succeeded = False
         self.ended: str | None = None
         self.last: str | None = None
@@ -206,13 +207,16 @@ class _Probe:
             return failed
         try:
             command = GuestCommand(self._domain, self._until.text)
-            self.last = "it runs still"
+            self.last = self._failed or "it runs still"
             while (ended := command.status()) is None:
                 time.sleep(_PAUSE)
         except VircptError as error:
             return error.why or error.what
         status, output = ended
-        return None if status == 0 else f"it ended with status {status}: {output or 'no output'}"
+        if status == 0:
+            return None
+        self._failed = f"it ended with status {status}: {output or 'no output'}"
+        return self._failed
 
 
 def _picture(domain: LibvirtDomain) -> tuple[bytes | None, str | None]:
