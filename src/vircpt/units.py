@@ -60,3 +60,14 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds <= 366 * 86400:
         raise InvalidInput(f"{text!r} is out of range", why="it must be above 0 and at most a year")
     return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes from 512M, 2G, 1.5GiB or 1048576; units are binary. Raises InvalidInput."""
+    found = re.match(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kmgt])(?:i?b)?|b)?\Z", text.strip(), re.I)
+    if not found:
+        raise InvalidInput(f"{text!r} is no size", hint="write 512M, 2G, 1.5GiB or bytes")
+    size = int(float(found[1]) * 1024 ** " kmgt".index((found[2] or " ").lower()))
+    if not 0 < size < 1 << 60:
+        raise InvalidInput(f"{text!r} is out of range")
+    return size

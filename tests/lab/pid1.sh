@@ -36,7 +36,10 @@ var_lib() {
     mount -t tmpfs -o mode=755 lab /var/lib
     for entry in "$old"/*; do
         name=${entry##*/}
-        case $name in libvirt | vircpt) continue ;; esac
+        case $name in
+            libvirt | vircpt) continue ;;
+            swtpm-localca) mkdir "/var/lib/$name"; chown --reference="$entry" "/var/lib/$name"; continue ;;    # keys are made there
+        esac
         if [ -d "$entry" ] && [ ! -L "$entry" ]; then
             mkdir "/var/lib/$name"
             mount --bind "$entry" "/var/lib/$name"
@@ -60,6 +63,7 @@ private_file_system() {
     mount --bind "$cache/cache/libvirt" /var/cache/libvirt   # what QEMU can do takes 8 s to find out: once is enough
     tmpfs 755 /var/log/libvirt
     mkdir /var/log/libvirt/qemu
+    tmpfs 755 /var/log/swtpm
     if [ -d "$cache/assets" ]; then
         mount --bind "$cache/assets" /var/lib/libvirt/lab    # QEMU's user may not be able to reach the checkout
         mount -o remount,bind,ro /var/lib/libvirt/lab

@@ -17,7 +17,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from vircpt import errors
-from vircpt.api import ExportState, FreezeState, Health
+from vircpt.api import ExportState, FreezeState, Health, Wanted
 from vircpt.cli.main import cli
 
 CHECKOUT = Path(__file__).parents[2]
@@ -99,6 +99,7 @@ def properties(name: str) -> Iterator[tuple[str, Any]]:
         ("list", "health", {one.value for one in Health}),
         ("info", "health", {one.value for one in Health}),
         ("exports", "state", {one.value for one in ExportState}),
+        ("boot-test", "until", {one.value for one in Wanted}),
         ("create", "state", {one.value for one in FreezeState}),
         ("export", "state", {one.value for one in FreezeState}),
         ("error", "error", {one for one in vars(errors) if one[0].isupper()} - {"Interrupted"}),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vircpt.errors import InvalidInput
-from vircpt.units import format_age, format_duration, format_size, parse_duration
+from vircpt.units import format_age, format_duration, format_size, parse_duration, parse_size
 
 UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
 YEAR = 366 * 86400
@@ -164,3 +164,26 @@ def test_parts_of_a_duration_are_added(days: int, hours: int, minutes: int, seco
 )
 def test_format_age(seconds: float, text: str) -> None:
     assert format_age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("512M", 512 * 2**20),
+        ("2G", 2 * 2**30),
+        ("1.5GiB", 3 * 2**29),
+        ("64k", 65536),
+        ("1 TiB", 2**40),
+        ("100b", 100),
+        ("3MB", 3 * 2**20),
+    ],
+)
+def test_parse_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "0", "1e3", "12 parsecs", "٣", "9999999999T"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_size(text)

@@ -10,13 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vircpt.api.clone import Clone
     from vircpt.api.domain import Domain
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
     from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
+    from vircpt.hypervisor.clone import Change, Network
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
+    from vircpt.operations.boot_stop import StoppedClone
+    from vircpt.operations.boot_test import BOOT_LIMIT, BootReport, Until, Wanted, parse_until
     from vircpt.operations.commands import UsefulCommand
     from vircpt.operations.consumers import ConsumerStatus
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
@@ -41,10 +45,14 @@ if TYPE_CHECKING:
     from vircpt.operations.tcp import TcpListen, parse_listen
 
 __all__ = [
+    "BOOT_LIMIT",
     "KINDS",
     "AttachedDisk",
+    "BootReport",
+    "Change",
     "CheckpointPlan",
     "CheckpointStatus",
+    "Clone",
     "Columns",
     "ConsumerStatus",
     "CreatedCheckpoint",
@@ -68,30 +76,39 @@ __all__ = [
     "Hotremoved",
     "Kind",
     "Mounted",
+    "Network",
     "ReleasedExport",
     "Scope",
     "Skipped",
+    "StoppedClone",
     "TcpListen",
     "Totals",
     "Unmounted",
+    "Until",
     "UsefulCommand",
     "Versions",
+    "Wanted",
     "connect",
     "descendants",
     "leaves",
     "library_versions",
     "parse_listen",
+    "parse_until",
     "roots",
 ]
 
 _HOMES = {
+    "api.clone": ("Clone",),
     "api.domain": ("Domain",),
     "api.export": ("Export",),
     "api.host": ("Host", "connect", "library_versions"),
     "blocks.extents": ("KINDS", "Columns", "Extent", "Kind", "Totals"),
     "hypervisor.agent": ("Freeze", "FreezeReport", "FreezeState"),
+    "hypervisor.clone": ("Change", "Network"),
     "hypervisor.connection": ("Versions",),
     "hypervisor.domain": ("DomainFacts",),
+    "operations.boot_test": ("BOOT_LIMIT", "BootReport", "Until", "Wanted", "parse_until"),
+    "operations.boot_stop": ("StoppedClone",),
     "operations.commands": ("UsefulCommand",),
     "operations.consumers": ("ConsumerStatus",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from vircpt.api.clone import Clone
     from vircpt.api.export import Export
     from vircpt.hypervisor.agent import Freeze
+    from vircpt.hypervisor.clone import Network
     from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
@@ -179,6 +181,42 @@ class Domain:
         )
         started = export.start(self._raw, options)
         return Export(self._raw, started.directory, started)
+
+    def boot(
+        self,
+        since: str | None = None,
+        *,
+        memory: int | None = None,
+        network: Network | None = None,
+        test: bool = False,
+        agent: bool = False,
+        screen: bool = False,
+    ) -> Clone:
+        """Start a throw-away clone on overlays over the running export, or over a new one.
+
+        The export is one in full, or from checkpoint `since`; a new one goes with the clone.
+        `memory` in bytes, by default the original's; no network by default. `agent`,
+        `screen`: it gets a channel for the agent, a screen, if the original has none. A
+        `test` belongs to this process, and waits until `Clone.run` lets it go. Raises
+        NotSupported for want of memory and on other hosts, and what `export` raises.
+        """
+        from vircpt.api.clone import Clone
+        from vircpt.hypervisor.clone import Network as Networks
+        from vircpt.hypervisor.connection import Connection
+        from vircpt.operations import boot_source
+        from vircpt.operations.boot import BootOptions
+
+        options = BootOptions(memory, network or Networks.NONE, test, agent, screen)
+        connection = self._raw.connection
+        if test:  # it ends with the connection, and tells of its end
+            connection = Connection(connection.uri, connection.credentials, events=True)
+        try:
+            booted = boot_source.start(self._raw, since, options, connection)
+        except BaseException:
+            if test:
+                connection.close()
+            raise
+        return Clone(booted.clone, connection, booted.source)
 
     def hotadd(
         self,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vircpt.hypervisor.connection import Versions
+    from vircpt.operations.boot_stop import StoppedClone
     from vircpt.operations.exports import ExportStatus
     from vircpt.operations.hotremove import Hotremoved
     from vircpt.operations.mounts import Unmounted
@@ -129,3 +130,12 @@ class Host:
         from vircpt.operations import mounts
 
         return mounts.umount(self._connection, place)
+
+    def stop_clones(self, name: str) -> list[StoppedClone]:
+        """End the clones of a domain, or the one clone of that name, and all that they had.
+
+        The domain may have been undefined meanwhile. Raises NotFound if there is none.
+        """
+        from vircpt.operations import boot_stop
+
+        return boot_stop.stop(self._connection, name)

@@ -133,10 +133,13 @@ def create_overlay(path: Path, backing_uri: str) -> None:
         )  # fmt: skip
 
 
-def format_overlay(handle: int, backing_uri: str, size: int) -> None:
-    """Make the empty file behind `handle` a qcow2 image of `size` bytes on top of an NBD export."""
+def format_overlay(handle: int, backing: str, size: int, backing_format: str = "raw") -> None:
+    """Make the empty file behind `handle` a qcow2 image of `size` bytes.
+
+    It is on top of `backing`: the URI of an NBD export, or the absolute path of an image.
+    """
     _run(
-        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing_uri,
+        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", backing_format, "-b", backing,
          f"/proc/self/fd/{handle}", str(size)],
         "cannot make an overlay",
         handle,

@@ -34,6 +34,7 @@ _COMMANDS = {
     "copy": ("copy", "Copy a disk of the running export into an image."),
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
     "help": ("help", "What a command does and takes."),
+    "boot": ("boot", "Boot a throw-away clone on the disks as they are now."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }
 

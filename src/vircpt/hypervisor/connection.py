@@ -54,8 +54,14 @@ def default_uri() -> str:
 class Connection:
     """An open connection; a context manager that closes it."""
 
-    def __init__(self, uri: str | None = None, credentials: Credentials | None = None) -> None:
-        """Connect to `uri` (`default_uri` if None).
+    def __init__(
+        self,
+        uri: str | None = None,
+        credentials: Credentials | None = None,
+        *,
+        events: bool = False,
+    ) -> None:
+        """Connect to `uri` (`default_uri` if None); with `events` libvirt can tell of them.
 
         Raises HostUnreachable if libvirt does not answer or refuses, InvalidInput if the URI
         is none.
@@ -70,7 +76,7 @@ class Connection:
         self.is_remote = bool(host)
         self.is_embedded = path == "embed"
         _silence_stderr()
-        if self.is_embedded:
+        if self.is_embedded or events:
             _start_event_loop()
         trace.tell(f"libvirt: connect to {self.uri}")
         try:
@@ -167,7 +173,7 @@ _loop_runs = False
 
 
 def _start_event_loop() -> None:
-    """Run libvirt's event loop in a thread: the embedded driver needs one to hear QEMU.
+    """Run libvirt's event loop in a thread: for events, and for the embedded driver to hear QEMU.
 
     It must be registered before the first connection (virEventRegisterDefaultImpl).
     """

@@ -117,6 +117,11 @@ class LibvirtDomain:
             state: list[int] = self.raw.state()
         return state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]
 
+    def definition(self) -> str:
+        """Its XML: of the running domain, or of one that is shut off as it would start."""
+        with translated("cannot read the domain's definition", domain=self.name):
+            return str(self.raw.XMLDesc(0))
+
     def capacity(self, target: str) -> int:
         """The size of a disk in bytes, as the guest sees it."""
         with translated("cannot ask for the size of the disk", domain=self.name, disk=target):

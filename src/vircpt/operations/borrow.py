@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vircpt.errors import Busy, quoted
 from vircpt.hypervisor.domain import LibvirtDomain
-from vircpt.operations import consumers, ownership
+from vircpt.operations import clones, consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import ExportDirectory
 
@@ -54,7 +54,8 @@ def give_back(
     error: BaseException,
 ) -> None:
     """Undo `borrow` because of `error`, unless somebody holds on to the export."""
-    if started is not None and not consumers.written(directory):
+    used = consumers.written(directory) or clones.on_export(directory.record.id)
+    if started is not None and not used:
         from vircpt.operations import export
 
         export.withdraw(domain, started, error)

@@ -15,11 +15,12 @@ from typing import Any
 from vircpt.errors import Busy, quoted
 from vircpt.hypervisor.connection import Connection
 from vircpt.operations import attachments
+from vircpt.records import clones
 from vircpt.records import consumers as records
 from vircpt.records.consumers import Consumer, ConsumerDisk
 from vircpt.records.exports import ExportDirectory
 
-_HOMES = {"hotadd": "attachments", "mount": "mounts", "boot": "boot"}
+_HOMES = {"hotadd": "attachments", "mount": "mounts"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,11 @@ def _describe(consumer: Consumer) -> str:
 
 
 def _how_to_end(domain: str, alive: list[Consumer], others: list[attachments.Attachment]) -> str:
+    if not alive and any(one.record.uuid == others[0].domain.uuid for one in clones.find(domain)):
+        return f"vircpt -d {quoted(domain)} boot --stop"
     if not alive:
         return f"virsh detach-disk {quoted(others[0].domain.name)} {others[0].target} --live"
     record = alive[0].record
     if record.kind == "hotadd":
         return f"vircpt -d {quoted(domain)} hotremove --from {quoted(record.domain or '')}"
-    if record.kind == "mount":
-        return f"vircpt umount {quoted(record.place or '')}"
-    return f"vircpt -d {quoted(domain)} boot --stop"
+    return f"vircpt umount {quoted(record.place or '')}"

@@ -11,7 +11,7 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.interrupts import uninterrupted
-from vircpt.operations import attachments, consumers, ownership
+from vircpt.operations import attachments, clones, consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
@@ -83,7 +83,8 @@ def end_unused(connection: Connection, directory: ExportDirectory) -> bool:
 
     Whoever calls holds the lock of its domain.
     """
-    if directory.record.purpose is None or consumers.written(directory):
+    record = directory.record
+    if record.purpose is None or consumers.written(directory) or clones.on_export(record.id):
         return False
     try:
         end(connection, directory, force=False, limit=0)
@@ -129,9 +130,11 @@ def _end_consumers(
     connection: Connection, directory: ExportDirectory, alive: bool, force: bool, limit: float
 ) -> tuple[str, ...]:
     """The names of those that were ended; who reads from a dead export gets errors only."""
+    clones.clear_dead(connection, directory.record.uuid)
     if alive and not force:
         consumers.refuse_used(connection, directory)
     names = [one.name for one in consumers.list_of(connection, directory) if one.alive]
+    names += clones.stop_on(connection, directory.record.id)
     consumers.end_all(connection, directory, limit, others=alive and force)
     return tuple(names)
 

@@ -4,7 +4,8 @@
     BASE/exports/ID/consumers/CID/state.json  0600  written before libvirt or FUSE is asked
     BASE/exports/ID/consumers/CID/vda.qcow2   0600  QEMU's: a throw-away overlay, if asked for
 
-A consumer is a domain that an export is attached to, a clone that boots on it, or a mount.
+A consumer is a domain that an export is attached to, or a mount. Clones have a place of their
+own: clones.py.
 With an overlay directory elsewhere the overlays lie in a sub-directory vircpt-ID-CID of that,
 noted in the state first. Removing the consumer's directory is all there is to clean up on
 disk; whoever calls holds the lock of the export's domain (exports.locked).
@@ -12,7 +13,6 @@ disk; whoever calls holds the lock of the export's domain (exports.locked).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from vircpt.records import state
 from vircpt.records.directories import remove_tree
 from vircpt.records.exports import Damaged, ExportDirectory
 
-KINDS = ("hotadd", "mount", "boot")
+KINDS = ("hotadd", "mount")
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _PASSING = ".passing-"
@@ -51,8 +51,8 @@ class ConsumerDisk:
 class ConsumerRecord:
     """What is written down about a consumer; times in seconds since 1970.
 
-    `kind` is one of KINDS. `uri`, `domain` and `uuid` name the consuming domain (VM2, the
-    clone), None for a mount, which has a `place`, the directory that it is mounted on.
+    `kind` is one of KINDS. `uri`, `domain` and `uuid` name the consuming domain (VM2),
+    None for a mount, which has a `place`, the directory that it is mounted on.
     `overlay_dir`: where the overlays were asked to go, None for the consumer's own directory.
     """
 
@@ -203,25 +203,18 @@ def sweep(directory: ExportDirectory) -> None:
 
 
 def _read(path: Path, export: str) -> Consumer | Damaged | None:
-    try:
-        return Consumer(path, _parse((path / state.NAME).read_text(), path.name, export))
-    except NotADirectoryError:
+    data = state.load(path)
+    if data is None:
         return None
-    except FileNotFoundError:
-        if not path.is_dir():
-            return None
-        why = f"it has no {state.NAME}"
-    except (OSError, UnicodeDecodeError) as error:
-        why = str(error)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        why = f"{state.NAME}: {type(error).__name__}: {error}"
-    return Damaged(path.name, path, why)
+    if isinstance(data, str):
+        return Damaged(path.name, path, data)
+    try:
+        return Consumer(path, _parse(data, path.name, export))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return Damaged(path.name, path, f"{state.NAME}: {type(error).__name__}: {error}")
 
 
-def _parse(text: str, consumer_id: str, export: str) -> ConsumerRecord:
-    data: dict[str, Any] = json.loads(text)
-    if data.pop("format") != state.FORMAT:
-        raise ValueError("it was written by another version of vircpt")
+def _parse(data: dict[str, Any], consumer_id: str, export: str) -> ConsumerRecord:
     if data["id"] != consumer_id or data["export"] != export:
         raise ValueError("it belongs to another consumer")
     if data["kind"] not in KINDS:

@@ -70,6 +70,24 @@ def write(directory: Path, record: DataclassInstance) -> None:
         raise
 
 
+def load(directory: Path) -> dict[str, Any] | str | None:
+    """What a state file holds, or why it can't be read; None if there is no directory."""
+    try:
+        data = json.loads((directory / NAME).read_text())
+        if data.pop("format") != FORMAT:
+            return "it was written by another version of vircpt"
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError:
+        return f"it has no {NAME}" if directory.is_dir() else None
+    except (OSError, UnicodeDecodeError) as error:
+        return str(error)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return f"{NAME}: {type(error).__name__}: {error}"
+    found: dict[str, Any] = data
+    return found
+
+
 def parse(text: str, export_id: str) -> ExportRecord:
     """Raises ValueError, TypeError, KeyError, AttributeError or RecursionError if damaged."""
     data: dict[str, Any] = json.loads(text)
