@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.details import DiskDetails
+    from vircpt.operations.doctor.examine import DomainHealth, Examination
+    from vircpt.operations.doctor.findings import Finding, Repair, Safety, Severity
+    from vircpt.operations.doctor.verdicts import Verdict
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
     from vircpt.operations.inspect import (
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
@@ -47,12 +51,15 @@ __all__ = [
     "DiskStatus",
     "Domain",
     "DomainFacts",
+    "DomainHealth",
+    "Examination",
     "Export",
     "ExportPlan",
     "ExportState",
     "ExportStatus",
     "ExportedDisk",
     "Extent",
+    "Finding",
     "Freeze",
     "FreezeReport",
     "FreezeState",
@@ -60,11 +67,17 @@ __all__ = [
     "Host",
     "Kind",
     "ReleasedExport",
+    "Repair",
+    "RestoredMetadata",
+    "Safety",
+    "SavedMetadata",
     "Scope",
+    "Severity",
     "Skipped",
     "TcpListen",
     "Totals",
     "UsefulCommand",
+    "Verdict",
     "Versions",
     "connect",
     "descendants",
@@ -86,6 +99,9 @@ _HOMES = {
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
     "operations.details": ("DiskDetails",),
+    "operations.doctor.examine": ("DomainHealth", "Examination"),
+    "operations.doctor.findings": ("Finding", "Repair", "Safety", "Severity"),
+    "operations.doctor.verdicts": ("Verdict",),
     "operations.export": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
     "operations.inspect": (
@@ -96,6 +112,7 @@ _HOMES = {
         "leaves",
         "roots",
     ),
+    "operations.metadata": ("RestoredMetadata", "SavedMetadata"),
     "operations.reading": ("ExportedDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),

@@ -8,6 +8,7 @@ from vircpt.hypervisor import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from vircpt.api.export import Export
     from vircpt.hypervisor.agent import Freeze
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.inspect import CheckpointStatus
+    from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.tcp import TcpListen
 
 DEFAULT_FREEZE_LIMIT = 10.0
@@ -108,6 +110,23 @@ class Domain:
         With `validate` libvirt checks that the bitmaps are there; the domain must run.
         """
         return checkpoints.redefine(self._raw, xml, validate=validate).name
+
+    def save_metadata(self, directory: Path) -> SavedMetadata:
+        """Write the definitions of all checkpoints into a new directory. Raises InvalidInput if
+        there is something already, NotFound if the domain has no checkpoints."""
+        from vircpt.operations import metadata
+
+        return metadata.save(self._raw, directory)
+
+    def restore_metadata(self, directory: Path, *, validate: bool = True) -> RestoredMetadata:
+        """Bring back those of `save_metadata` that libvirt does not know, parents first.
+
+        With `validate` the bitmaps must be there, which is looked at before anything is
+        changed. Raises InvalidInput for a directory that is not whole, BrokenChain.
+        """
+        from vircpt.operations import metadata
+
+        return metadata.restore(self._raw, directory, validate=validate)
 
     def plan_deletion(
         self, name: str, *, scope: Scope | None = None, metadata_only: bool = False

@@ -30,6 +30,9 @@ _COMMANDS = {
     "copy": ("copy", "Copy a disk of the running export into an image."),
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
     "help": ("help", "What a command does and takes."),
+    "doctor": ("doctor", "What is wrong with checkpoints, exports and the host; and the repair."),
+    "save-metadata": ("save_metadata", "Keep the definitions of checkpoints outside of libvirt."),
+    "restore-metadata": ("restore_metadata", "Bring checkpoints back that libvirt lost."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }
 
