@@ -49,7 +49,7 @@ class Report:
         return "\n".join(
             [
                 f"{self.seconds / 60:.0f} minutes, seed {self.seed}, three VMs, "
-                f"{sum(self.done.values())} operations, {len(self.faults)} faults. "
+                f"{sum(self.done.values())} operations, {len(self.faults)} faults.\n"
                 f"Exit codes of vircpt: {codes}.",
                 "",
                 "| Operation | Times |",
@@ -63,26 +63,34 @@ class Gate:
     """Workers pass together; libvirtd is killed while none of them is at work."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
         self._inside = 0
-        self._free = threading.Condition(self._lock)
+        self._closed = False
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        with self._lock:
+        with self._change:
+            self._change.wait_for(lambda: not self._closed)
             self._inside += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self._change:
                 self._inside -= 1
-                self._free.notify_all()
+                self._change.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        with self._lock:
-            self._free.wait_for(lambda: self._inside == 0)
+        """Nobody comes in any more, and who is inside finishes."""
+        with self._change:
+            self._closed = True
+            self._change.wait_for(lambda: self._inside == 0)
+        try:
             yield
+        finally:
+            with self._change:
+                self._closed = False
+                self._change.notify_all()
 
 
 class Worker:

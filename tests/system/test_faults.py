@@ -146,22 +146,22 @@ def run(*command: str | Path) -> None:
 def test_scratch_space_that_gives_out(
     blank: BlankFactory, cli: Cli, tmp_path: Path, broken: bool
 ) -> None:
-    """The guest goes on, the export fails in words, release and the next export work."""
+    """QEMU lives, the export is right or fails in words, release and the next export work."""
     vm = blank(disks=(Disk("vda", 16 * MIB),), start=False)
     with small_space(broken=broken) as place:
         vm.start()  # not before: its QEMU has mounts of its own
-        vm.write("vda", 1 * MIB, 2 * MIB, 0x55)
+        vm.write("vda", 0, 12 * MIB, 0x55)
         done = cli("-d", vm.name, "export", "--scratch-dir", place)
         assert done.returncode == 0, done.stderr
         for start in range(0, 16, 2):
             vm.qemu_io("vda", f"write -P 0x77 {start * MIB} {2 * MIB}")
         subprocess.run(["sync", "-f", place])  # it is this that fails
-        assert vm.domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
-        assert vm.holds("vda", 0, 16 * MIB, 0x77), "the guest's own writes come first"
+        assert broken or not vm.holds("vda", 0, 12 * MIB, 0x77), "the space was enough"
+        assert vm.domain.isActive()
         copied = cli("-d", vm.name, "copy", "--format", "raw", tmp_path / "copy.raw")
-        if copied.returncode == 0:  # the page cache held it all the same
+        if copied.returncode == 0:
             content = (tmp_path / "copy.raw").read_bytes()
-            assert content == bytes(MIB) + b"\x55" * (2 * MIB) + bytes(13 * MIB)
+            assert content == b"\x55" * (12 * MIB) + bytes(4 * MIB)
         else:
             refused(copied)
             assert not (tmp_path / "copy.raw").exists()

@@ -44,6 +44,11 @@ class Checkpoint(NamedTuple):
     nonce: int | None = None
     """Tells the checkpoint of one `create` from that of another, by the same name."""
 
+    @property
+    def is_leftover(self) -> bool:
+        """A bitmap's stand-in (`build_leftover_xml`) that was not deleted: vircpt was killed."""
+        return self.created == 0 and self.description == LEFTOVER
+
     def disk(self, target: str) -> CheckpointDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
@@ -57,6 +62,7 @@ class Identity(NamedTuple):
 
 
 _NONCE = "nonce"
+LEFTOVER = "a leftover bitmap, which vircpt doctor removes"
 
 
 def build_xml(
@@ -117,7 +123,7 @@ def build_leftover_xml(bitmap: str, target: str) -> str:
     """
     root = xml.new("domaincheckpoint")
     xml.add(root, "name", bitmap)
-    xml.add(root, "description", "a leftover bitmap, which vircpt doctor removes")
+    xml.add(root, "description", LEFTOVER)
     xml.add(root, "creationTime", "0")
     disks = xml.add(root, "disks")
     xml.add(disks, "disk", name=target, checkpoint="bitmap", bitmap=bitmap)

@@ -38,6 +38,7 @@ _TOLD = {
 
 
 def find(picture: Picture) -> Iterator[Finding]:
+    yield from _half_removed(picture)
     for verdict in picture.verdicts:
         if verdict.state in _TOLD:
             yield _broken(picture, verdict)
@@ -49,6 +50,22 @@ def find(picture: Picture) -> Iterator[Finding]:
             yield _unknown(picture, verdict)
         elif verdict.state is State.OK and len(verdict.images) > 1:
             yield _below(picture, verdict)
+
+
+def _half_removed(picture: Picture) -> Iterator[Finding]:
+    for one in picture.checkpoints:
+        if one.is_leftover:
+            yield Finding(
+                "orphan-bitmap",
+                f"Checkpoint {one.name} stands for a leftover bitmap: vircpt was killed while it "
+                "removed that.",
+                f"No checkpoint can be called {one.name}.",
+                _fix(picture),
+                picture.domain.name,
+                None,
+                one.name,
+                drop(picture, one.name),
+            )
 
 
 def _broken(picture: Picture, verdict: Verdict) -> Finding:

@@ -92,7 +92,7 @@ def _covered_before(one: Checkpoint, by_name: Mapping[str, Checkpoint]) -> set[s
 
 
 def _foreign(picture: Picture) -> Iterator[Finding]:
-    foreign = [one.name for one in picture.checkpoints if not one.ours]
+    foreign = [one.name for one in picture.checkpoints if not (one.ours or one.is_leftover)]
     if foreign and len(foreign) < len(picture.checkpoints):
         yield Finding(
             "foreign-checkpoint",

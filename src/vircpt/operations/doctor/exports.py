@@ -42,12 +42,15 @@ def judge(one: ExportStatus) -> Iterator[Finding]:
             ),
         )
     elif one.state is ExportState.DAMAGED:
+        directory = quoted(str(directories.base() / "exports" / (one.id or "")))
         yield Finding(
             "damaged-export",
-            f"The state of export {one.id} can't be read: {one.note}.",
-            "vircpt does not know whose it is, and leaves it alone.",
-            f"if virsh domjobinfo shows no backup job on any domain: "
-            f"rm -r {quoted(str(directories.base() / 'exports' / (one.id or '')))}",
+            f"The state of export {one.id} can't be read: {one.note or 'it is damaged'}.",
+            "vircpt knows neither its disks nor its end; it may run still.",
+            f"vircpt -d {quoted(one.domain)} release"
+            if one.domain
+            else f"if virsh domjobinfo shows no backup job on any domain: rm -r {directory}",
+            one.domain,
         )
     elif one.state is ExportState.FOREIGN:
         since = f" since {_ago(one.created)}" if one.created else ""
@@ -109,7 +112,7 @@ def of_scratch(connection: Connection, pictures: Sequence[Picture]) -> Iterator[
                 f"{format_size(free)} are free below {top}, and the domain writes about "
                 f"{format_size(wanted)} an hour.",
                 "An export keeps the old content of what the guest overwrites there. When it is "
-                "full QEMU pauses no guest, but the export breaks.",
+                "full the guest's writes fail, and libvirt pauses it.",
                 "free some space, or use --scratch-dir on a larger file system",
                 picture.domain.name,
             )

@@ -66,6 +66,9 @@ def _drop(domain: LibvirtDomain, name: str) -> None:
 
 
 def _remove_bitmap(domain: LibvirtDomain, target: str, bitmap: str) -> None:
+    for one in checkpoints.list_all(domain):
+        if one.name == bitmap and one.is_leftover:  # we were killed before
+            checkpoints.delete(domain, bitmap, metadata_only=not domain.is_active())
     if not domain.is_active():
         _remove_stored(domain, target, bitmap)
     elif bitmap in checkpoints.names(domain):
