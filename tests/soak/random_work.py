@@ -24,6 +24,7 @@ import libvirt
 
 from lab import inject
 from lab.daemon import Libvirtd, poll
+from lab.state import processes
 from lab.vms import KIB, MIB, Disk, Vm, define_blank
 
 SIZE = 16 * MIB
@@ -344,7 +345,7 @@ def _finish(worker: Worker, report: Report) -> None:
         _, text = worker.vircpt("--json", "doctor", "--deep")
         left = [one["id"] for one in json.loads(text)["findings"] if one["severity"] != "note"]
         assert left == [], left
-        poll(lambda: not any(worker.name in line for line in inject.processes()), 10, "the end")
+        poll(lambda: not any(worker.name in line for line in processes().values()), 10, "the end")
     except Exception:
         report.faults.append(f"{worker.name} at the end: {traceback.format_exc()}")
     finally:
