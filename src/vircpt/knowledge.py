@@ -24,6 +24,8 @@ class Riddle:
     hint: str | None = None
     denial: bool = False
     """A file permission: AppArmor or SELinux may be behind it (denials.py)."""
+    harmless: bool = False
+    """In a log it is nothing to worry about."""
 
     def matches(self, message: str) -> bool:
         return re.search(self.pattern, message, re.IGNORECASE) is not None
@@ -40,12 +42,11 @@ class Riddle:
 RIDDLES: tuple[Riddle, ...] = (
     Riddle(
         "bitmap-exists",
-        r"Bitmap already exists|Bitmap with the name .* already exists",
+        r"Bitmap already exists|Bitmap with the (same )?name .*already (exists|stored)",
         errors.BrokenChain,
         "the disk image already holds a bitmap of that name, left by a checkpoint that libvirt "
         "no longer knows (as after undefining a domain with --checkpoints-metadata)",
-        "choose another name, or remove the leftover while the domain is shut off: "
-        "qemu-img bitmap --remove IMAGE NAME",
+        "choose another name, or have the leftover removed: vircpt -d DOMAIN doctor --fix",
     ),
     Riddle(
         "broken-bitmap",
@@ -54,7 +55,8 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.BrokenChain,
         "the bitmap that holds the changed blocks since this checkpoint is damaged or gone, as "
         "after a crash of QEMU; which blocks changed is not known any more",
-        "delete the checkpoint, make a new one and start with a full export or backup",
+        "see vircpt -d DOMAIN doctor, whose --fix deletes the checkpoint; then make a new one and "
+        "start with a full export or backup",
     ),
     Riddle(
         "not-in-backing-chain",
@@ -63,6 +65,55 @@ RIDDLES: tuple[Riddle, ...] = (
         "the image that QEMU writes to holds no bitmap of this checkpoint; an external snapshot, "
         "a restored image or a new disk in its place do that",
         "make a new checkpoint and start with a full export or backup",
+    ),
+    Riddle(
+        "bitmap-readonly",
+        r"Bitmap .* is readonly and cannot be modified",
+        errors.NotSupported,
+        "the bitmap lies in an image below the one that QEMU writes to, as after an external "
+        "snapshot, and this QEMU can't reopen that image for writing",
+        "forget the checkpoint: vircpt -d DOMAIN delete --metadata NAME; a newer QEMU can do more",
+    ),
+    Riddle(
+        "bitmap-busy",
+        r"Bitmap .* is currently in use by another operation",
+        errors.Busy,
+        "a job, such as an export, uses that bitmap now",
+        "end the export first: vircpt -d DOMAIN release; or see virsh domjobinfo DOMAIN",
+    ),
+    Riddle(
+        "bitmaps-lost",
+        r"Lost persistent bitmaps|Failed to write bitmap .* to file",
+        errors.BrokenChain,
+        "QEMU could not store the bitmaps in the image when it ended or handed it over; which "
+        "blocks changed is not known any more. A full disk of the host is the usual cause",
+        "see to space on the host, then: vircpt -d DOMAIN doctor --fix",
+    ),
+    Riddle(
+        "revert-with-bitmaps",
+        r"Device has active dirty bitmaps",
+        errors.NotSupported,
+        "QEMU does not go back to an internal snapshot while its bitmaps note what is written; "
+        "libvirt's own revert kills the domain in this case",
+        "delete the checkpoints first (virsh checkpoint-list DOMAIN), then revert; the next export "
+        "or backup is a full one",
+    ),
+    Riddle(
+        "checkpoint-unknown",
+        r"Checkpoint '.*' for incremental backup of disk .* not found",
+        errors.NotFound,
+        "libvirt does not know the checkpoint that the backup starts from, or it leaves that disk "
+        "out",
+        "see vircpt -d DOMAIN list. If libvirt lost it (undefined, renamed, migrated): "
+        "vircpt -d DOMAIN restore-metadata DIR, or a full backup",
+    ),
+    Riddle(
+        "libvirt-too-old",
+        r"(creating checkpoint for )?incremental backup is not supported yet",
+        errors.NotSupported,
+        "this libvirt or this QEMU is too old for checkpoints: libvirt 7.2 and QEMU 4.2 are the "
+        "first that have them switched on",
+        "update libvirt and QEMU on the host, then start the domain anew",
     ),
     Riddle(
         "state-change-lock",
@@ -79,6 +130,50 @@ RIDDLES: tuple[Riddle, ...] = (
         errors.Busy,
         "the domain is busy with another job",
         "see it with: virsh domjobinfo DOMAIN; try again when it is over",
+    ),
+    Riddle(
+        "nbd-server-runs",
+        r"NBD server already running",
+        errors.Busy,
+        "this QEMU serves NBD already, for another program or a job that ended badly",
+        "whoever started it should end it; by hand: virsh qemu-monitor-command --hmp DOMAIN "
+        "nbd_server_stop",
+    ),
+    Riddle(
+        "disk-in-use",
+        r"block_resize.*Device '.*' is in use",
+        errors.Busy,
+        "the disk can't be resized while a job, such as an export, uses it",
+        "end the export first: vircpt -d DOMAIN release",
+    ),
+    Riddle(
+        "scratch-exists",
+        r"store '.*' for backup of '.*' exists",
+        errors.VircptError,
+        "a file stands where the scratch file or the backup should be made",
+        "choose another place, or remove the file if nobody needs it",
+    ),
+    Riddle(
+        "scratch-unnamed",
+        r"argument key 'filename' must not have null value",
+        errors.InvalidInput,
+        "the definition of the backup has a disk with type='file' and no <scratch file=...>",
+        "name a scratch file for each disk, or leave the type out; vircpt export does it",
+    ),
+    Riddle(
+        "scratch-unseen",
+        r"Could not open '[^']*\.scratch': No such file",
+        errors.NotSupported,
+        "QEMU does not see the directory of the scratch file, because it has mounts of its own, "
+        "and that file system was mounted after the domain was started",
+        "choose another directory with --scratch-dir, or start the domain anew",
+    ),
+    Riddle(
+        "scratch-no-directory",
+        r"failed to create image file '.*': No such file or directory",
+        errors.InvalidInput,
+        "the directory of the scratch file does not exist on the host of the domain",
+        "make it, and let QEMU's user write to it",
     ),
     Riddle(
         "qcow2-v2",
@@ -113,6 +208,29 @@ RIDDLES: tuple[Riddle, ...] = (
         "see vircpt exports; release the export, or shut the other domain down",
     ),
     Riddle(
+        "image-corrupt",
+        r"Image is corrupt; cannot be opened read/write|Marking image as corrupt",
+        errors.BrokenChain,
+        "QEMU found nonsense in the image's own tables, and does not write to it any more",
+        "keep a copy; then, while the domain is shut off: qemu-img check -r all IMAGE. Do not "
+        "trust its bitmaps: delete the checkpoints and start with a full backup",
+    ),
+    Riddle(
+        "image-wrong-format",
+        r"Image is not in qcow2 format",
+        errors.InvalidInput,
+        "the domain's definition calls the image qcow2, and it is none",
+        "see qemu-img info IMAGE, and mend the type in <driver> with: virsh edit DOMAIN",
+    ),
+    Riddle(
+        "image-missing",
+        r"Cannot access (storage|backing) file .*No such file|Could not open backing (file|image)"
+        r"|Could not open '[^']*': No such file",
+        errors.NotFound,
+        "an image of the domain, or one below it, is not where it should be",
+        "see qemu-img info --backing-chain IMAGE; bring the file back or mend the path",
+    ),
+    Riddle(
         "not-allowed",
         r"Failed to connect socket to .*Permission denied",
         errors.HostUnreachable,
@@ -127,8 +245,24 @@ RIDDLES: tuple[Riddle, ...] = (
         "for the system's domains run as root (sudo), or give -c qemu:///system",
     ),
     Riddle(
+        "apparmor-denied",
+        r"apparmor=\"?DENIED",
+        errors.NotSupported,
+        "AppArmor's profile of the domain forbids QEMU that file",
+        "for vircpt's exports add the line  /var/lib/vircpt/exports/*/io/** rwk,  to "
+        "/etc/apparmor.d/local/abstractions/libvirt-qemu; for others, the path in name=",
+    ),
+    Riddle(
+        "selinux-denied",
+        r"avc: +denied",
+        errors.NotSupported,
+        "SELinux forbids QEMU that file",
+        "give the directory the label of images: semanage fcontext -a -t virt_image_t "
+        "'DIR(/.*)?' && restorecon -R DIR",
+    ),
+    Riddle(
         "socket-permission",
-        r"Failed to bind socket.*Permission denied",
+        r"Failed to (bind|unlink) socket.*Permission denied",
         errors.NotSupported,
         "the user that QEMU runs as may not make a socket in that directory, or AppArmor or "
         "SELinux forbids it",
@@ -158,6 +292,15 @@ RIDDLES: tuple[Riddle, ...] = (
         "the user that QEMU runs as may not connect to the export's socket, or AppArmor or SELinux "
         "forbids it",
         denial=True,
+    ),
+    Riddle(
+        "freeze-refused",
+        r"guest-fsfreeze-freeze.*(failed to (open|freeze)|Device or resource busy)",
+        errors.NotSupported,
+        "the agent is there, and the guest does not let it freeze a file system; SELinux in the "
+        "guest is a usual cause",
+        "in a guest with SELinux: setsebool -P virt_qemu_ga_read_nonsecurity_files on; or use "
+        "--no-freeze",
     ),
     Riddle(
         "scratch-permission",
@@ -201,14 +344,54 @@ RIDDLES: tuple[Riddle, ...] = (
     Riddle(
         "agent-unreachable",
         r"Guest agent is not responding|QEMU guest agent is not (connected|available)"
-        r"|guest agent (is )?not (configured|connected|responding)|agent is not available",
+        r"|guest agent (is )?not (configured|connected|responding)|agent is not available"
+        r"|guest agent didn't respond",
         errors.NotSupported,
         "the guest agent does not answer",
         "install and start qemu-guest-agent in the guest",
     ),
     Riddle(
+        "domain-has-checkpoints",
+        r"cannot delete inactive domain with \d+ checkpoints",
+        errors.Busy,
+        "libvirt does not undefine a domain and forget its checkpoints unasked",
+        "keep them first: vircpt -d DOMAIN save-metadata DIR; then: virsh undefine DOMAIN "
+        "--checkpoints-metadata. The bitmaps stay in the images",
+    ),
+    Riddle(
+        "node-readonly",
+        r"Block node is read-only",
+        errors.NotSupported,
+        "a disk that is read-only was attached as a writable one: an export never is",
+        "attach it read-only (--mode readonly), or put an overlay on it: vircpt overlay",
+    ),
+    Riddle(
+        "export-unknown",
+        r"No export with name|Requested export not available|export .* not present",
+        errors.NotFound,
+        "the NBD server has no export of that name",
+        "vircpt names each export after the disk's target: see vircpt -d DOMAIN nbdinfo",
+    ),
+    Riddle(
+        "export-gone",
+        r"Failed to connect to '.*': (No such file|Connection refused)"
+        r"|nbd_connect_\w+: connect: (No such|Connection)"
+        r"|Server dropped connection|Failed to read data: Unexpected end-of-file",
+        errors.NotFound,
+        "nobody serves NBD there any more: the export was released, or its domain has ended",
+        "see vircpt exports; start one with: vircpt -d DOMAIN export",
+    ),
+    Riddle(
+        "nbd-module",
+        r"Module nbd not found|/dev/nbd\d+.*(No such (file|device)|does not exist)"
+        r"|Failed to open /dev/nbd",
+        errors.NotSupported,
+        "the kernel's nbd module is not loaded, or this kernel has none",
+        "modprobe nbd max_part=16; without it nbdcopy, qemu-img and nbdfuse do as well",
+    ),
+    Riddle(
         "checkpoint-exists",
-        r"domain checkpoint .* already exists|checkpoint .* already exists",
+        r"checkpoint .* already exists|domain moment .* already exists",
         errors.VircptError,
         "a checkpoint of that name exists",
         "choose another name, or delete it first",
@@ -279,6 +462,59 @@ RIDDLES: tuple[Riddle, ...] = (
 )
 
 
+HARMLESS: tuple[Riddle, ...] = (
+    Riddle(
+        "client-left",
+        r"End of file while reading data: Input/output error|client socket is closed",
+        errors.VircptError,
+        "a client of libvirt went without saying goodbye, as a program that was killed does",
+        "in libvirtd's log: nothing. As an answer to a command: the daemon went away",
+        harmless=True,
+    ),
+    Riddle(
+        "tainted",
+        r"is tainted: (custom-monitor|custom-ga-command|high-privileges|host-cpu)"
+        r"|tainted: custom monitor control",
+        errors.VircptError,
+        "somebody spoke to QEMU past libvirt, as virsh qemu-monitor-command or a look at bitmaps "
+        "over QMP does; libvirt notes that for those who read bug reports",
+        "nothing",
+        harmless=True,
+    ),
+    Riddle(
+        "label-not-restored",
+        r"Unable to restore security label on",
+        errors.VircptError,
+        "libvirt wanted to give a file back to its former owner, and the file had gone already",
+        "nothing",
+        harmless=True,
+    ),
+    Riddle(
+        "moment-not-found",
+        r"no domain (checkpoint|snapshot) with matching name"
+        r"|Domain backup job id not found: no domain backup job present",
+        errors.NotFound,
+        "a program asked for something that is not there; vircpt asks so before it starts a job",
+        "in libvirtd's log: nothing",
+        harmless=True,
+    ),
+)
+"""Messages in logs that mean no harm."""
+
+
 def recognise(message: str) -> Riddle | None:
     """The riddle that `message` is, or None."""
     return next((riddle for riddle in RIDDLES if riddle.matches(message)), None)
+
+
+def explain(text: str) -> list[Riddle]:
+    """What a pasted text is about, which may be many lines of a log; in their order."""
+    found: list[Riddle] = []
+    for line in [*text.splitlines(), " ".join(text.split())]:
+        known = [one for one in (recognise(line), _harmless(line)) if one is not None]
+        found += [one for one in known if one not in found]
+    return found
+
+
+def _harmless(line: str) -> Riddle | None:
+    return next((one for one in HARMLESS if one.matches(line)), None)

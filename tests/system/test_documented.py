@@ -229,6 +229,13 @@ def test_every_json_document_fits_its_schema(
     definition.write_text(json_of("dumpxml", "two", schema="dumpxml/1")["xml"])
     json_of("delete", "--name", "two", "--metadata", schema="delete/1")
     json_of("redefine", definition, "--validate", schema="redefine/1")
+    saved = tmp_path / "saved"
+    json_of("save-metadata", saved, schema="save-metadata/1")
+    json_of("delete", "--name", "two", "--metadata", schema="delete/1")
+    json_of("doctor", "--deep", schema="doctor/1")
+    json_of("restore-metadata", saved, schema="restore-metadata/1")
+    json_of("doctor", schema="doctor/1")
+    json_of("doctor", "--explain", "Bitmap already exists: foo", schema="explain/1")
     json_of("export", "--name", "one", "--dry-run", "--create", "three", schema="export-plan/1")
     _documents_of_an_export(json_of, tmp_path)
     blank("tools", (Disk("sda", bus="scsi"),))

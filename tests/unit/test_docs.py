@@ -136,7 +136,8 @@ def pages(man: ModuleType) -> dict[str, str]:
 def test_there_is_a_page_for_each_command(pages: dict[str, str]) -> None:
     assert set(pages) == {"vircpt.1", *(f"vircpt-{name}.1" for name in COMMANDS)}
     for name in COMMANDS:
-        assert rf"\fBvircpt\-{name}\fR(1)" in pages["vircpt.1"]
+        escaped = name.replace("-", r"\-")
+        assert rf"\fBvircpt\-{escaped}\fR(1)" in pages["vircpt.1"]
     sources = {path.stem for path in (CHECKOUT / "docs/man").glob("*.md")}
     assert sources == {"vircpt", *COMMANDS}
 

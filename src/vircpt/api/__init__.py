@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.details import DiskDetails
+    from vircpt.operations.doctor.examine import DomainHealth, Examination
+    from vircpt.operations.doctor.findings import Finding, Repair, Safety, Severity
+    from vircpt.operations.doctor.verdicts import Verdict
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
     from vircpt.operations.hotadd import AttachedDisk, Hotadded
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.mounts import Mounted, Unmounted
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
@@ -61,12 +65,15 @@ __all__ = [
     "DiskStatus",
     "Domain",
     "DomainFacts",
+    "DomainHealth",
+    "Examination",
     "Export",
     "ExportPlan",
     "ExportState",
     "ExportStatus",
     "ExportedDisk",
     "Extent",
+    "Finding",
     "Freeze",
     "FreezeReport",
     "FreezeState",
@@ -78,7 +85,12 @@ __all__ = [
     "Mounted",
     "Network",
     "ReleasedExport",
+    "Repair",
+    "RestoredMetadata",
+    "Safety",
+    "SavedMetadata",
     "Scope",
+    "Severity",
     "Skipped",
     "StoppedClone",
     "TcpListen",
@@ -86,6 +98,7 @@ __all__ = [
     "Unmounted",
     "Until",
     "UsefulCommand",
+    "Verdict",
     "Versions",
     "Wanted",
     "connect",
@@ -114,6 +127,9 @@ _HOMES = {
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
     "operations.details": ("DiskDetails",),
+    "operations.doctor.examine": ("DomainHealth", "Examination"),
+    "operations.doctor.findings": ("Finding", "Repair", "Safety", "Severity"),
+    "operations.doctor.verdicts": ("Verdict",),
     "operations.export": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
     "operations.hotadd": ("AttachedDisk", "Hotadded"),
@@ -127,6 +143,7 @@ _HOMES = {
         "roots",
     ),
     "operations.mounts": ("Mounted", "Unmounted"),
+    "operations.metadata": ("RestoredMetadata", "SavedMetadata"),
     "operations.reading": ("ExportedDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),

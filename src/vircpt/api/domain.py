@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.hotadd import Hotadded
     from vircpt.operations.inspect import CheckpointStatus
+    from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.mounts import Mounted
     from vircpt.operations.tcp import TcpListen
 
@@ -113,6 +114,23 @@ class Domain:
         With `validate` libvirt checks that the bitmaps are there; the domain must run.
         """
         return checkpoints.redefine(self._raw, xml, validate=validate).name
+
+    def save_metadata(self, directory: Path) -> SavedMetadata:
+        """Write the definitions of all checkpoints into a new directory. Raises InvalidInput if
+        there is something already, NotFound if the domain has no checkpoints."""
+        from vircpt.operations import metadata
+
+        return metadata.save(self._raw, directory)
+
+    def restore_metadata(self, directory: Path, *, validate: bool = True) -> RestoredMetadata:
+        """Bring back those of `save_metadata` that libvirt does not know, parents first.
+
+        With `validate` the bitmaps must be there, which is looked at before anything is
+        changed. Raises InvalidInput for a directory that is not whole, BrokenChain.
+        """
+        from vircpt.operations import metadata
+
+        return metadata.restore(self._raw, directory, validate=validate)
 
     def plan_deletion(
         self, name: str, *, scope: Scope | None = None, metadata_only: bool = False

@@ -10,11 +10,13 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection, Credentials, library_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vircpt.hypervisor.connection import Versions
     from vircpt.operations.boot_stop import StoppedClone
+    from vircpt.operations.doctor.examine import Examination
+    from vircpt.operations.doctor.findings import Finding
     from vircpt.operations.exports import ExportStatus
     from vircpt.operations.hotremove import Hotremoved
     from vircpt.operations.mounts import Unmounted
@@ -139,3 +141,21 @@ class Host:
         from vircpt.operations import boot_stop
 
         return boot_stop.stop(self._connection, name)
+
+    def examine(
+        self, domain: str | None = None, *, deep: bool = False, logs: Sequence[Path] = ()
+    ) -> Examination:
+        """What is wrong with a domain, or with all, and with the host; nothing is changed.
+
+        With `deep` QEMU and the guest agent are asked past libvirt, which libvirt notes as a
+        taint of the domain. `logs` are read instead of the host's. Raises NotFound.
+        """
+        from vircpt.operations.doctor import examine
+
+        return examine.examine(self._connection, domain, deep=deep, log_files=logs)
+
+    def repair(self, finding: Finding) -> None:
+        """Carry out a finding's repair, whatever its `safety`: ask before. Raises VircptError."""
+        from vircpt.operations.doctor import repair
+
+        repair.carry_out(self._connection, finding)

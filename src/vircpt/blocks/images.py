@@ -58,6 +58,8 @@ class ImageInfo:
     backing: str | None = None
     """the image below it, as its header names it"""
     backing_format: str | None = None
+    snapshots: tuple[str, ...] = ()
+    """Names of internal snapshots."""
 
 
 def info(path: str, image_format: str) -> ImageInfo:
@@ -88,6 +90,15 @@ def parse_info(data: dict[str, Any]) -> ImageInfo:
             )
             for one in details.get("bitmaps", ())
         ),
+        snapshots=tuple(str(one["name"]) for one in data.get("snapshots", ())),
+    )
+
+
+def remove_bitmap(path: str, name: str) -> None:
+    """Remove a bitmap from a qcow2 image that nobody has open; qemu-img's lock sees to that."""
+    _run(
+        ["qemu-img", "bitmap", "--remove", "-f", "qcow2", "--", path, name],
+        f"cannot remove bitmap {name} from {path}",
     )
 
 

@@ -35,6 +35,9 @@ _COMMANDS = {
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
     "help": ("help", "What a command does and takes."),
     "boot": ("boot", "Boot a throw-away clone on the disks as they are now."),
+    "doctor": ("doctor", "What is wrong with checkpoints, exports and the host; and the repair."),
+    "save-metadata": ("save_metadata", "Keep the definitions of checkpoints outside of libvirt."),
+    "restore-metadata": ("restore_metadata", "Bring checkpoints back that libvirt lost."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }
 

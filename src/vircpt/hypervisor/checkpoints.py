@@ -44,11 +44,25 @@ class Checkpoint(NamedTuple):
     nonce: int | None = None
     """Tells the checkpoint of one `create` from that of another, by the same name."""
 
+    @property
+    def is_leftover(self) -> bool:
+        """A bitmap's stand-in (`build_leftover_xml`) that was not deleted: vircpt was killed."""
+        return self.created == 0 and self.description == LEFTOVER
+
     def disk(self, target: str) -> CheckpointDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
+class Identity(NamedTuple):
+    """Which checkpoint a definition is of: its name, its parent's, its domain's UUID."""
+
+    name: str | None
+    parent: str | None
+    uuid: str | None
+
+
 _NONCE = "nonce"
+LEFTOVER = "a leftover bitmap, which vircpt doctor removes"
 
 
 def build_xml(
@@ -86,7 +100,7 @@ def parse_xml(text: str) -> Checkpoint:
         description=text_before,
         ours=sizes is not None,
         parent=root.findtext("parent/name"),
-        created=int(root.findtext("creationTime") or 0),
+        created=_number(root.findtext("creationTime")) or 0,
         disks=tuple(
             CheckpointDisk(
                 target=element.get("name") or "",
@@ -101,6 +115,21 @@ def parse_xml(text: str) -> Checkpoint:
     )
 
 
+def build_leftover_xml(bitmap: str, target: str) -> str:
+    """A definition by which libvirt can be told of a bitmap that no checkpoint claims.
+
+    It has no parent, and so changes nothing about the others. libvirt takes the checkpoint's
+    name for that of the bitmap, whatever else stands there (9.0).
+    """
+    root = xml.new("domaincheckpoint")
+    xml.add(root, "name", bitmap)
+    xml.add(root, "description", LEFTOVER)
+    xml.add(root, "creationTime", "0")
+    disks = xml.add(root, "disks")
+    xml.add(disks, "disk", name=target, checkpoint="bitmap", bitmap=bitmap)
+    return xml.write(root)
+
+
 def _split_mark(description: str) -> tuple[str, dict[str, int] | None]:
     """The description before our mark, and the sizes in the mark; None if there is no mark."""
     before, _, last = description.rpartition("\n")
@@ -113,7 +142,19 @@ def _split_mark(description: str) -> tuple[str, dict[str, int] | None]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    """None also for what is no number, or more than libvirt's 64 bits hold."""
+    good = text is not None and text.isascii() and text.isdigit() and len(text) <= 20
+    return int(text) if text and good else None
+
+
+def parse_identity(definition: str) -> Identity:
+    """Which checkpoint a definition that a user gave is of; raises InvalidInput if it is none."""
+    root = xml.parse_input(definition, "the checkpoint's definition")
+    if root.tag != "domaincheckpoint":
+        raise InvalidInput("that is no definition of a checkpoint")
+    return Identity(
+        root.findtext("name"), root.findtext("parent/name"), root.findtext("domain/uuid")
+    )
 
 
 def list_all(domain: LibvirtDomain, *, sizes: bool = False) -> list[Checkpoint]:

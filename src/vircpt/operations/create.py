@@ -14,6 +14,7 @@ from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
 from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.interrupts import hold, uninterrupted
 from vircpt.operations import jobs
+from vircpt.operations.doctor import quick
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.records import exports as records
 
@@ -124,6 +125,7 @@ def draft(domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions)
             hint="choose another name, or delete it: "
             f"vircpt -d {quoted(domain.name)} delete --name {name}",
         )  # fmt: skip
+    quick.refuse_leftovers(domain, selection, name)
     ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
     drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
     nonce = int.from_bytes(os.urandom(6), "big")

@@ -171,6 +171,17 @@ def _sweep(exports: Path, uuid: str) -> None:
         directories.remove_tree(path)
 
 
+def unfinished() -> list[tuple[str, Path]]:
+    """UUIDs of domains, and the directories that a vircpt left half-made or half-removed, or is
+    at just now."""
+    try:
+        paths = sorted((directories.base() / "exports").glob(f"{_PASSING}*"))
+    except OSError as error:
+        raise directories.unusable(directories.base(), error) from error
+    found = [(path.name.removeprefix(_PASSING)[:36], path) for path in paths]
+    return [(uuid, path) for uuid, path in found if state.is_uuid(uuid)]
+
+
 def read(export_id: str) -> ExportDirectory:
     """The export with that id; raises NotFound, or VircptError if its state is damaged."""
     found = _read(directories.base() / "exports" / export_id) if _ID.match(export_id) else None

@@ -99,12 +99,17 @@ def parse(text: str, export_id: str) -> ExportRecord:
     record = ExportRecord(**data)
     if record.kind not in ("live", "offline"):
         raise ValueError(f"unknown kind {record.kind!r}")
-    if not isinstance(record.uuid, str) or not _UUID.match(record.uuid):
+    if not isinstance(record.uuid, str) or not is_uuid(record.uuid):
         raise ValueError("that is no UUID")
     check_types(record)
     for disk in record.disks:
         check_types(disk)
     return record
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it has the form of a UUID, and so is harmless in a path."""
+    return _UUID.match(text) is not None
 
 
 def check_types(record: DataclassInstance) -> None:
