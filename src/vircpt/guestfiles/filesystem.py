@@ -23,6 +23,7 @@ class Facts:
     """As blkid writes it: a UUID, or the serial number of NTFS, FAT and exFAT."""
     size: int
     used: int | None
+    """None if it takes reading to know: see FileSystem.used."""
     block_size: int
     dirty_journal: str | None = None
     """Why the journal needs replay, or why the file system was not unmounted; None if clean.
@@ -58,6 +59,9 @@ class FileSystem(Protocol):
     @property
     def problems(self) -> list[Problem]:
         """What could not be read so far, at most PROBLEMS_LIMIT; grows while walking."""
+
+    def used(self) -> int | None:
+        """Bytes in use; reads the maps of free blocks where there is no counter."""
 
     def walk(self, touched: Intervals | None = None) -> Iterator[Entry]:
         """All entries, root included, parents before children; with `touched` (bytes of the

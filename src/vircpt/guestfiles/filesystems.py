@@ -13,6 +13,8 @@ _PARSERS = {
     "ext2": ("ext.filesystem", "Ext"),
     "ext3": ("ext.filesystem", "Ext"),
     "ext4": ("ext.filesystem", "Ext"),
+    "ntfs": ("ntfs.filesystem", "Ntfs"),
+    "xfs": ("xfs.filesystem", "Xfs"),
 }
 
 
@@ -21,6 +23,10 @@ def recognise(raw: bytes) -> str | None:
     those that are read here. ext4 stands for ext2 and ext3 as well."""
     if raw[0x438:0x43A] == b"\x53\xef":
         return "ext4"
+    if raw[:4] == b"XFSB":
+        return "xfs"
+    if raw[3:11] == b"NTFS    ":
+        return "ntfs"
     return None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from vircpt.errors import NotFound, NotSupported
-from vircpt.guestfiles.entries import Entry, Extent, Kind
+from vircpt.guestfiles.entries import Entry, Extent, Kind, Trait
 from vircpt.guestfiles.filesystem import PROBLEMS_LIMIT, Facts, Problem, Region
 from vircpt.guestfiles.intervals import Intervals
 from vircpt.guestfiles.paths import below, safe_name, split
@@ -54,6 +55,14 @@ class Tree(ABC):
         """Contents that lie in no blocks of their own."""
         raise NotSupported("contents that can't be read", why=f"inode {entry.inode}")
 
+    def _fold(self, name: bytes) -> bytes:
+        """What two names have in common that mean the same file; empty if case matters."""
+        return b""
+
+    def used(self) -> int | None:
+        """Bytes in use."""
+        return self.facts.used
+
     def xattrs(self, entry: Entry) -> Mapping[bytes, bytes]:
         """None, unless the file system has them."""
         return {}
@@ -66,16 +75,17 @@ class Tree(ABC):
         """All entries, or those that are touched; parents before children."""
         sieve = None if touched is None else self._sieve(touched)
         if sieve is None or self._root in sieve.wanted:
-            yield self._entry(self._root, b"")
+            yield self._told(self._root, b"")
         stack = [(self._root, b"")]
         seen = {self._root}
         while stack:
             number, path = stack.pop()
             for child, name in self._names_told(number, path):
                 place = below(path, name)
+                entry: Entry | None
                 if sieve is None:
                     entry = self._told(child, place)
-                    is_directory = entry is not None and entry.kind is Kind.DIRECTORY
+                    is_directory = entry.kind is Kind.DIRECTORY
                 else:
                     is_directory = child in sieve.directories
                     entry = self._told(child, place) if child in sieve.wanted else None
@@ -97,9 +107,7 @@ class Tree(ABC):
         if self._entry(number, path).kind is not Kind.DIRECTORY:
             raise NotSupported("no directory", why=repr(path))
         for child, name in self._names_told(number, path):
-            entry = self._told(child, below(path, name))
-            if entry is not None:
-                yield entry
+            yield self._told(child, below(path, name))
 
     def extents(self, entry: Entry) -> Iterator[Extent]:
         """Where contents lie, in order of file offset."""
@@ -145,8 +153,9 @@ class Tree(ABC):
     def _find(self, path: bytes) -> int:
         number, so_far = self._root, b""
         for name in split(path):
+            folded = self._fold(name)
             for child, other in self._names_told(number, so_far):
-                if other == name:
+                if other == name or (folded and self._fold(other) == folded):
                     number, so_far = child, below(so_far, name)
                     break
             else:
@@ -156,16 +165,17 @@ class Tree(ABC):
     def _names_told(self, number: int, path: bytes) -> list[tuple[int, bytes]]:
         try:
             return [(child, safe_name(name)) for child, name in self._names(number, path)]
-        except Damaged as error:
+        except (Damaged, struct.error) as error:
             self.tell(path, str(error))
             return []
 
-    def _told(self, number: int, path: bytes) -> Entry | None:
+    def _told(self, number: int, path: bytes) -> Entry:
+        """The entry, or what is left of it: a name must not be missing because it is damaged."""
         try:
             return self._entry(number, path)
-        except Damaged as error:
+        except (Damaged, struct.error) as error:
             self.tell(path, str(error))
-            return None
+            return damaged_entry(number, path)
 
     def _may_enter(self, number: int, path: bytes, seen: set[int]) -> bool:
         if number in seen:
@@ -180,3 +190,30 @@ class Tree(ABC):
         """Note a problem, as long as there are not too many."""
         if len(self.problems) < PROBLEMS_LIMIT:
             self.problems.append(Problem(path, why))
+
+
+def damaged_entry(number: int, path: bytes) -> Entry:
+    """Of an inode of which nothing can be read."""
+    return Entry(
+        path,
+        Kind.OTHER,
+        number,
+        generation=0,
+        size=0,
+        mode=0,
+        uid=0,
+        gid=0,
+        nlink=1,
+        mtime=None,
+        ctime=None,
+        atime=None,
+        birth=None,
+        data=(),
+        metadata=(),
+        traits=Trait.DAMAGED,
+    )
+
+
+def folded(name: bytes) -> bytes:
+    """For file systems of Windows, where case does not matter."""
+    return name.decode("utf-8", "surrogatepass").casefold().encode("utf-8", "surrogatepass")

@@ -115,7 +115,7 @@ def _attributes(raw: bytes, at: int, base: int) -> Iterator[Attribute]:
     sense."""
     while at + 16 <= len(raw):
         length, space, offset, inode, size, _ = struct.unpack_from("<BBHIII", raw, at)
-        if not (length or space or offset or inode):
+        if not (length or space or offset):
             return
         name = raw[at + 16 : at + 16 + length]
         value = b"" if inode else raw[base + offset : base + offset + size]

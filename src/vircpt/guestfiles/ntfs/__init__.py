@@ -1,0 +1,1 @@
+"""NTFS. After the documentation of the Linux-NTFS project."""
