@@ -10,7 +10,7 @@ from vircpt.guestfiles.source import Damaged
 
 STANDARD, LIST, FILE_NAME, VOLUME_NAME, VOLUME_INFO = 0x10, 0x20, 0x30, 0x60, 0x70
 DATA, INDEX_ROOT, INDEX_ALLOCATION, BITMAP, REPARSE = 0x80, 0x90, 0xA0, 0xB0, 0xC0
-_END = 0xFFFFFFFF
+_END = b"\xff\xff\xff\xff"
 COMPRESSED, ENCRYPTED = 0x00FF, 0x4000
 _HEAD = struct.Struct("<IIBBHHH")
 _RESIDENT = struct.Struct("<IH")
@@ -82,10 +82,8 @@ def parse(raw: bytes) -> Record:
 def attributes(record: Record) -> Iterator[Attribute]:
     """Raises Damaged where they make no sense."""
     raw, at = record.raw, record.first
-    while at + 16 <= len(raw):
+    while at + 4 <= len(raw) and raw[at : at + 4] != _END and at + 16 <= len(raw):
         type_, length, outside, name_length, name_place, flags, _ = _HEAD.unpack_from(raw, at)
-        if type_ == _END:
-            return
         if length < 24 or at + length > len(raw):
             raise Damaged("an attribute of NTFS makes no sense")
         name = ""
@@ -101,7 +99,8 @@ def attributes(record: Record) -> Iterator[Attribute]:
             value = raw[at + place : at + place + size]
             yield Attribute(type_, name, flags, value, size, size, 0, 0, [])
         at += length
-    raise Damaged("an NTFS record without an end")
+    if raw[at : at + 4] != _END:
+        raise Damaged("an NTFS record without an end")
 
 
 def _outside(raw: bytes, at: int, length: int, type_: int, name: str, flags: int) -> Attribute:
