@@ -1,0 +1,1 @@
+"""btrfs. After the on-disk format as its documentation tells it."""
