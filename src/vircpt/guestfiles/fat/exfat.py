@@ -87,13 +87,17 @@ class Exfat(FatLike):
         self.facts = Facts(**{**vars(facts), "label": self._read_label()})
 
     def _read_label(self) -> str:
+        """The label; notes where the map of clusters is."""
+        label: str | None = None
         for raw, _ in self._sets(self.root_slot):
             if raw[0] == _LABEL:
-                return raw[2 : 2 + 2 * min(raw[1], 11)].decode("utf-16-le", "replace")
-            if raw[0] == _BITMAP:
+                label = raw[2 : 2 + 2 * min(raw[1], 11)].decode("utf-16-le", "replace")
+            if raw[0] == _BITMAP and self._bitmap is None:
                 first, size = struct.unpack_from("<IQ", raw, 20)
-                self._bitmap = self.root_slot._replace(first=first, size=size)
-        return ""
+                self._bitmap = self.root_slot._replace(number=-1, first=first, size=size)
+            if self._bitmap is not None and label is not None:
+                break
+        return label or ""
 
     def used(self) -> int | None:
         """From the map of clusters."""

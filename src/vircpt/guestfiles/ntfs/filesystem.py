@@ -59,26 +59,32 @@ class Ntfs(Tree):
         for first, raw in self.table.chunks():
             for number in range(first, first + len(raw) // size):
                 at = (number - first) * size
-                # in use, and a directory or not
-                if raw[at : at + 4] == b"FILE" and not raw[at + 22] & 1:
+                # neither in use, nor damaged
+                if not raw[at + 22] & 1 and raw[at : at + 4] == b"FILE":
                     continue
-                self._sift(number, raw[at : at + size], touched, sieve)
+                if self._is_touched(number, raw[at : at + size], touched, sieve.directories):
+                    sieve.wanted.add(number)
         return sieve
 
-    def _sift(self, number: int, raw: bytes, touched: Intervals, sieve: Sieve) -> None:
+    def _is_touched(
+        self, number: int, raw: bytes, touched: Intervals, directories: set[int]
+    ) -> bool:
+        if raw[22] & 2:
+            directories.add(number)
+        if raw[32:38] != bytes(6):
+            return False  # an extension record: it counts with its base
         try:
-            record = records.parse(raw)
-            if record.base:
-                return
-            if record.is_directory:
-                sieve.directories.add(number)
-            file = self.table.file(number, record)
-            runs = [run for one in file.attributes for run in self.table.runs(one.pieces)]
+            if touched.touches(self.table.place(number), len(raw)):
+                return True
+            runs = records.quick_runs(records.fixed(raw, b"FILE"))
+            if runs is not None:
+                size = self.table.boot.cluster
+                return any(touched.touches(first * size, count * size) for first, count in runs)
+            file = self.table.file(number)
+            slow = [run for one in file.attributes for run in self.table.runs(one.pieces)]
         except (Damaged, struct.error):
-            sieve.wanted.add(number)
-            return
-        if file.damaged or touched.touches_any(file.metadata) or touched.touches_any(runs):
-            sieve.wanted.add(number)
+            return True
+        return file.damaged or touched.touches_any(file.metadata) or touched.touches_any(slow)
 
     def _file(self, number: int) -> File:
         file = self.table.file(number)

@@ -15,6 +15,7 @@ COMPRESSED, ENCRYPTED = 0x00FF, 0x4000
 _HEAD = struct.Struct("<IIBBHHH")
 _RESIDENT = struct.Struct("<IH")
 _PLACES = struct.Struct("<QQHB5xQQQ")
+_QUICK = struct.Struct("<IIB")
 _RUNS_LIMIT = 2_000_000
 
 
@@ -132,6 +133,38 @@ def _pieces(raw: bytes, vcn: int) -> list[Piece]:
         found.append(Piece(vcn, lcn if width else None, length))
         vcn += length
     return found
+
+
+def quick_runs(raw: bytes | bytearray) -> list[tuple[int, int]] | None:
+    """Clusters (first, count) of all attributes outside of a record whose fixups are applied;
+    None if it has extension records, or is damaged: then it has to be looked at with care.
+    Most files go this way."""
+    found: list[tuple[int, int]] = []
+    at = raw[20] | raw[21] << 8
+    end = len(raw)
+    while at + 16 <= end:
+        type_, length, outside = _QUICK.unpack_from(raw, at)
+        if type_ == 0xFFFFFFFF:
+            return found
+        if type_ == LIST or length < 24 or at + length > end:
+            return None
+        if outside:
+            if length < 64:
+                return None
+            _quick_pieces(raw, at + (raw[at + 32] | raw[at + 33] << 8), at + length, found)
+        at += length
+    return found if raw[at : at + 4] == _END else None
+
+
+def _quick_pieces(raw: bytes | bytearray, at: int, end: int, found: list[tuple[int, int]]) -> None:
+    lcn = 0
+    while at < end and raw[at]:
+        count, width = raw[at] & 0xF, raw[at] >> 4
+        middle = at + 1 + count
+        at = middle + width
+        if width:
+            lcn += int.from_bytes(raw[middle:at], "little", signed=True)
+            found.append((lcn, int.from_bytes(raw[middle - count : middle], "little")))
 
 
 def listed(raw: bytes) -> Iterator[tuple[int, int]]:

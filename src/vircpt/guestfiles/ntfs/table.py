@@ -75,7 +75,7 @@ class Table:
     def __init__(self, source: Source, found: Boot) -> None:
         self.boot = found
         self.source = source
-        self.cache = Cached(source, chunk=1 << 16, chunks=512)
+        self.cache = Cached(source, chunk=1 << 14, chunks=1024)
         self.pieces: list[Piece] = []
         self.count = 0
         self._load()

@@ -68,14 +68,12 @@ class Chunks:
         holes = counts >> 16
         base = (group << found.group_log + found.inodes_log) + first
         size = found.inode_size
-        for piece in range(16):
-            if holes >> piece & 1:
+        step = 4 if holes else _PER_CHUNK
+        for index in range(0, _PER_CHUNK, step):
+            if holes >> index // 4 & 1:
                 continue
-            number = base + 4 * piece
-            self.seen.add(number >> 2)
-            if free >> 4 * piece & 0xF == 0xF:
-                continue
-            for index in range(4):
-                if not free >> 4 * piece + index & 1:
-                    place = found.inode_place(number + index)
-                    yield number + index, self.xfs.cache.pread(size, place)
+            raw = self.xfs.cache.pread(step * size, found.inode_place(base + index))
+            self.seen.update(range(base + index >> 2, base + index + step >> 2))
+            for at in range(step):
+                if not free >> index + at & 1:
+                    yield base + index + at, raw[at * size : (at + 1) * size]

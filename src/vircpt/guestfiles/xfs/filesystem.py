@@ -25,7 +25,7 @@ class Xfs(Tree):
     def __init__(self, source: Source) -> None:
         self.super = superblock.parse(source)
         super().__init__(source, self._facts(source), self.super.root)
-        self.cache = Cached(source, chunk=1 << 16, chunks=512)
+        self.cache = Cached(source, chunk=1 << 15, chunks=1024)
         self._header = 72 if self.super.version == 5 else 24
         self._sifted: tuple[Chunks, Sieve] | None = None
 
@@ -188,17 +188,34 @@ class Xfs(Tree):
         sieve = Sieve(set(), set())
         self._sifted = chunks, sieve
         for number, raw in chunks:
-            try:
-                inode = inodes.parse(raw)
-                if kind_of(inode.mode) is Kind.DIRECTORY:
-                    sieve.directories.add(number)
-                data, metadata, traits = self.runs_of(number, inode)
-            except (Damaged, struct.error):
-                sieve.wanted.add(number)
-                continue
-            if traits & Trait.DAMAGED or touched.touches_any(metadata) or touched.touches_any(data):
+            if raw[2] >> 4 == 4:
+                sieve.directories.add(number)
+            if self._is_touched(number, raw, touched):
                 sieve.wanted.add(number)
         return sieve
+
+    def _is_touched(self, number: int, raw: bytes, touched: Intervals) -> bool:
+        found = self.super
+        if raw[:2] != b"IN" or touched.touches(found.inode_place(number), found.inode_size):
+            return True
+        words = inodes.quick_extents(raw)
+        try:
+            if words is not None:
+                size = found.block_size
+                for at in range(0, len(words), 2):
+                    low = words[at + 1]
+                    place = found.block_place((words[at] & 0x1FF) << 43 | low >> 21)
+                    if touched.touches(place, (low & 0x1FFFFF) * size):
+                        return True
+                return False
+            data, metadata, traits = self.runs_of(number, inodes.parse(raw))
+        except (Damaged, struct.error):
+            return True
+        return (
+            bool(traits & Trait.DAMAGED)
+            or touched.touches_any(metadata)
+            or touched.touches_any(data)
+        )
 
     def _map(self, entry: Entry) -> Iterable[Extent]:
         if entry.traits & Trait.UNSUPPORTED:
