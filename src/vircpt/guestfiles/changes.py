@@ -86,8 +86,10 @@ class Rules:
 def classify(entry: Entry, touched: Intervals, rules: Rules) -> Change | None:
     """The change of an entry, None if nothing of it lies in `touched` (bytes of the volume).
 
-    Times make a change certain; they never make an entry untouched. `how` is the gravest that
-    can't be excluded, and `certain` is True only if this very thing is proven.
+    Times make a change certain; they never make an entry untouched. `certain` says that the
+    entry has changed; `how` is the gravest way that can't be excluded: a file whose owner
+    changed, and whose contents share a dirty cluster, is MODIFIED, because a program can set
+    the time of the last modification, but not ctime.
     """
     data = touched.overlap(entry.data)
     metadata = touched.overlap(entry.metadata)
@@ -108,7 +110,7 @@ def _judge(
     if mtime and ctime:
         return How.MODIFIED, True, Evidence.TIMES
     if data or entry.traits & (Trait.INLINE | Trait.DAMAGED):
-        return How.MODIFIED, False, Evidence.TIMES if ctime else Evidence.NONE
+        return How.MODIFIED, ctime, Evidence.TIMES if ctime else Evidence.NONE
     if ctime:
         return How.METADATA, True, Evidence.TIMES
     return How.METADATA, False, Evidence.ACCESS if atime else Evidence.NONE

@@ -74,13 +74,16 @@ def compare(before: Iterable[Record], after: Iterable[Record]) -> Iterator[Diffe
 
 def _moves(gone: dict[bytes, Record], fresh: list[Record]) -> Iterator[Difference]:
     """Renamed and added ones; takes what was renamed out of `gone`."""
-    by_identity = {_identity(one): one for one in gone.values()}
+    by_identity: dict[tuple[Kind, int, int], list[Record]] = {}
+    for one in gone.values():
+        by_identity.setdefault(_identity(one), []).append(one)
     moved: dict[bytes, bytes] = {}
     for new in sorted(fresh, key=lambda one: one.path.count(b"/")):
-        old = by_identity.pop(_identity(new), None)
-        if old is None:
+        olds = by_identity.get(_identity(new))
+        if not olds:
             yield Difference(How.ADDED, None, new)
             continue
+        old = olds.pop()
         del gone[old.path]
         if new.kind is Kind.DIRECTORY:
             moved[old.path] = new.path

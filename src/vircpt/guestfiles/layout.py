@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vircpt.errors import NotFound
+from vircpt.guestfiles.filesystem import FileSystem
 from vircpt.guestfiles.intervals import Intervals
 from vircpt.guestfiles.source import Source
 from vircpt.guestfiles.volumes import Volume
@@ -95,6 +96,12 @@ class Layout:
         if name not in self._volumes:
             raise NotFound(f"no area {name!r} on these disks")
         return self._volumes[name]
+
+    def open(self, name: str) -> FileSystem:
+        """The file system of an area. Raises NotFound, Damaged, NotSupported."""
+        from vircpt.guestfiles.filesystems import open_in
+
+        return open_in(self.volume(name), self.area(name).content.type)
 
     def filesystems(self) -> tuple[Area, ...]:
         """Areas that hold a file system that can be read."""

@@ -68,7 +68,7 @@ class Physical:
             if group.id in self._built or (whole and not ids <= set(self._areas)):
                 continue
             self._built.add(group.id)
-            built += _Assembly(group, self._areas, volumes).all()
+            built += Assembly(group, self._areas, volumes).all()
         return built
 
     def leftovers(self) -> list[str]:
@@ -130,10 +130,10 @@ def _group(volume: Volume, place: int, size: int) -> Group | None:
     first = min(length, size - offset)
     text = read(volume, place + offset, first)
     text += read(volume, place + _SECTOR, length - first)
-    return _parse(text)
+    return parse_group(text)
 
 
-def _parse(text: bytes) -> Group:
+def parse_group(text: bytes) -> Group:
     for name, section in parse(text).sections().items():
         sector = _SECTOR
         physical = {
@@ -155,7 +155,7 @@ class _Unsupported(Exception):
     """A segment of a kind that is not read."""
 
 
-class _Assembly:
+class Assembly:
     """Makes the logical volumes of one group."""
 
     def __init__(self, group: Group, areas: dict[str, str], volumes: dict[str, Volume]) -> None:

@@ -59,9 +59,6 @@ class Ntfs(Tree):
         for first, raw in self.table.chunks():
             for number in range(first, first + len(raw) // size):
                 at = (number - first) * size
-                # neither in use, nor damaged
-                if not raw[at + 22] & 1 and raw[at : at + 4] == b"FILE":
-                    continue
                 if self._is_touched(number, raw[at : at + size], touched, sieve.directories):
                     sieve.wanted.add(number)
         return sieve
@@ -71,11 +68,11 @@ class Ntfs(Tree):
     ) -> bool:
         if raw[22] & 2:
             directories.add(number)
-        if raw[32:38] != bytes(6):
-            return False  # an extension record: it counts with its base
         try:
             if touched.touches(self.table.place(number), len(raw)):
                 return True
+            if raw[:4] == b"FILE" and (not raw[22] & 1 or raw[32:38] != bytes(6)):
+                return False  # free, or an extension record, which counts with its base
             runs = records.quick_runs(records.fixed(raw, b"FILE"))
             if runs is not None:
                 size = self.table.boot.cluster
