@@ -229,18 +229,6 @@ def write(volume: Volume, image: Path, disks: list[Path]) -> None:
                 offset += len(raw)
 
 
-def test_a_mirror_of_lvm(tmp_path: Path, lvm: Callable[..., list[str]], ext4: Image) -> None:
-    create(lvm, "--type", "raid1", "-m", "1", "-n", "mirror", "-l", "32", "--nosync")
-    disks = [tmp_path / "pv-a", tmp_path / "pv-b"]
-    volume = look(*disks).volume("vg/mirror")
-    assert {disk for disk, _, _ in volume.places(0, 1)} == {"vda", "vdb"}
-    for disk, place, _ in list(volume.places(0, 1)):
-        put(ext4.path, disks[ord(disk[-1]) - 97], place)
-    layout = look(*disks)
-    assert set(layout.area("vg/mirror").parents) == {"vda", "vdb"}
-    assert len(list(layout.open("vg/mirror").walk())) == len(ext4.truth)
-
-
 def test_lvm_with_a_missing_disk(tmp_path: Path, lvm: Callable[..., list[str]]) -> None:
     create(lvm, "-n", "root", "-l", "60")
     layout = look(tmp_path / "pv-a")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vircpt.guestfiles.intervals import Intervals
 from vircpt.guestfiles.layout import Holds, Role, scan
 from vircpt.guestfiles.lvm import Assembly, parse_group
 from vircpt.guestfiles.lvm_text import parse
@@ -32,6 +33,12 @@ logical_volumes {
     start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1 stripes = ["pv0", 0] } }
   pool_tdata { status = [] segment1 {
     start_extent = 0 extent_count = 4 type = "striped" stripe_count = 1 stripes = ["pv0", 1] } }
+  mirror { status = ["VISIBLE"] segment1 {
+    start_extent = 0 extent_count = 2 type = "raid1" raids = ["r_0", "m_0", "r_1", "m_1"] } }
+  m_0 { status = [] segment1 {
+    start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = ["pv0", 8] } }
+  m_1 { status = [] segment1 {
+    start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = ["pv0", 20] } }
   loop { status = ["VISIBLE"] segment1 {
     start_extent = 0 extent_count = 1 type = "raid1" raids = ["loop", "loop"] } }
 }
@@ -62,6 +69,17 @@ def test_thin_volumes_are_named_and_lie_on_their_disks(name: str) -> None:
     assert "thin" in (one.content.reason or "")
     assert one.parents == ("vda",)
     assert one.volume.size == 4 * 4096
+
+
+def test_a_mirror_is_dirty_where_any_copy_is() -> None:
+    """lvm makes none without a device mapper: this text is by its documentation."""
+    one = built(TEXT)["vg/mirror"]
+    assert one.content is None
+    start = 16 * 512
+    places = [("vda", start + 8 * 4096, 1), ("vda", start + 20 * 4096, 1)]
+    assert list(one.volume.places(0, 1)) == places
+    dirty = {"vda": Intervals([(start + 21 * 4096, 10)])}
+    assert list(one.volume.project(dirty)) == [(4096, 10)]
 
 
 def test_volumes_in_a_circle() -> None:
