@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
     from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
+    from vircpt.confined.messages import Found
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.details import DiskDetails
+    from vircpt.operations.diff import FileChange, Findings, NotLookedInto
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
+    from vircpt.operations.fetch import Copied, FileFacts, Left
     from vircpt.operations.inspect import (
         CheckpointStatus,
         DiskStatus,
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.layout import DiskLayout
+    from vircpt.operations.looking import Confinement
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
@@ -41,9 +46,12 @@ __all__ = [
     "CheckpointPlan",
     "CheckpointStatus",
     "Columns",
+    "Confinement",
+    "Copied",
     "CreatedCheckpoint",
     "Deletion",
     "DiskDetails",
+    "DiskLayout",
     "DiskStatus",
     "Domain",
     "DomainFacts",
@@ -53,12 +61,18 @@ __all__ = [
     "ExportStatus",
     "ExportedDisk",
     "Extent",
+    "FileChange",
+    "FileFacts",
+    "Findings",
+    "Found",
     "Freeze",
     "FreezeReport",
     "FreezeState",
     "Health",
     "Host",
     "Kind",
+    "Left",
+    "NotLookedInto",
     "ReleasedExport",
     "Scope",
     "Skipped",
@@ -85,7 +99,12 @@ _HOMES = {
     "operations.commands": ("UsefulCommand",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
+    "confined.messages": ("Found",),
     "operations.details": ("DiskDetails",),
+    "operations.diff": ("FileChange", "Findings", "NotLookedInto"),
+    "operations.fetch": ("Copied", "FileFacts", "Left"),
+    "operations.layout": ("DiskLayout",),
+    "operations.looking": ("Confinement",),
     "operations.export": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
     "operations.inspect": (

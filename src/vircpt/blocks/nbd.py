@@ -154,9 +154,14 @@ class Reader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with suppress(self._module.Error):  # the server may have gone: that was told already
-            self._nbd.aio_disconnect(0)
+        if self._nbd is not None:
+            with suppress(self._module.Error):  # the server may have gone: that was told already
+                self._nbd.aio_disconnect(0)
         self._nbd = None  # closes the socket, without waiting for a server that may be stuck
+
+    def abandon(self) -> None:
+        """Give up the connection at once, with all that is under way."""
+        self._nbd = None
 
     @property
     def size(self) -> int:
@@ -170,6 +175,20 @@ class Reader:
             cookie = self._nbd.aio_pread(buffer, offset)
             self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
             return bytearray(buffer.to_bytearray())
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
+    def start(self, buffer: memoryview, offset: int) -> int:
+        """Start to read into `buffer`, which has to live until `finish` has returned."""
+        try:
+            return int(self._nbd.aio_pread(self._module.Buffer.from_buffer(buffer), offset))
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
+    def finish(self, cookie: int) -> None:
+        """Wait until what `start` began is done."""
+        try:
+            self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
 

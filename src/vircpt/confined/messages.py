@@ -218,8 +218,11 @@ def check_path(path: bytes) -> None:
 
 def _check_entry(entry: Entry) -> None:
     check_path(entry.path)
-    if entry.size < 0 or not 0 <= entry.mode < 1 << 16:
+    fits = 0 <= entry.size < 1 << 63 and 0 <= entry.mode < 1 << 16
+    if not fits or not 0 <= entry.uid < 1 << 32 or not 0 <= entry.gid < 1 << 32:
         raise BadValue("a file that can't be")
+    if b"\0" in (entry.target or b""):
+        raise BadValue("a link that leads nowhere")
 
 
 def _check_parts(parts: tuple[tuple[int, int, str, int], ...]) -> None:

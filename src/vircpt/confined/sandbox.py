@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import Any
 
 from vircpt import trace
 from vircpt.confined import walls, wire
-from vircpt.errors import NotFound, NotSupported, VircptError
+from vircpt.errors import HostUnreachable, InvalidInput, NotFound, NotSupported, VircptError
 from vircpt.interrupts import uninterrupted
 
 _PIECE = 1 << 18
@@ -30,6 +31,11 @@ _SAID_LIMIT = 8192
 _START = 30.0
 """Seconds in which the child has to be ready."""
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from vircpt.confined.child import main; main()"
+
+_TOLD: dict[str, type[VircptError]] = {
+    one.__name__: one for one in (HostUnreachable, InvalidInput, NotFound, NotSupported)
+}
+"""What the child may say has failed; anything else is a VircptError."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,13 @@ class Limits:
 class ConfinedDisk:
     """A disk for the child: a connected NBD socket, the export's name, and its dirty bytes.
 
-    `dirty` are (offset, length) pairs; None if everything is to be taken as written.
+    `dirty`: offset, length, offset, length, …; None if everything is to be taken as written.
     """
 
     target: str
     socket: socket
     export: str
-    dirty: tuple[tuple[int, int], ...] | None = ()
-
-
-class ChildFailed(VircptError):
-    """The child that looks at guests' disks died, took too long or made no sense."""
-
-    exit_code = VircptError.exit_code
+    dirty: array[int] | None = None
 
 
 class Confined:
@@ -110,7 +110,7 @@ class Confined:
                         pipe.close()
 
     def frames(self) -> Iterator[wire.Frame]:
-        """What the child says, until it has ended in peace. Raises ChildFailed, and what the
+        """What the child says, until it has ended in peace. Raises VircptError, and what the
         child says has failed."""
         while (frame := self.next_frame()) is not None:
             yield frame
@@ -128,13 +128,13 @@ class Confined:
         return frame
 
     def value(self, frame: wire.Frame) -> Any:
-        """The JSON value in a frame; raises ChildFailed."""
+        """The JSON value in a frame; raises VircptError."""
         try:
             return frame.value()
         except wire.BadFrame as error:
             raise self._failed(str(error)) from error
 
-    def nonsense(self, why: str) -> ChildFailed:
+    def nonsense(self, why: str) -> VircptError:
         """The error for an answer that can't be true."""
         return self._failed(f"it said what can't be: {why}")
 
@@ -160,7 +160,7 @@ class Confined:
         )
 
     def _request(self, verb: str, arguments: Any, disks: Sequence[ConfinedDisk]) -> None:
-        dirty = [_flat(one) for one in disks]
+        dirty = [b"" if one.dirty is None else one.dirty.tobytes() for one in disks]
         described = [
             [one.target, one.socket.fileno(), one.export, None if one.dirty is None else len(runs)]
             for one, runs in zip(disks, dirty, strict=True)
@@ -202,10 +202,9 @@ class Confined:
             case {"done": True} if self._ready:
                 return None
             case {"failed": [str(kind), str(what), why, hint]}:
-                classes = {"NotFound": NotFound, "NotSupported": NotSupported}
                 told = why if isinstance(why, str) else None
                 advice = hint if isinstance(hint, str) else None
-                raise classes.get(kind, VircptError)(what, why=told, hint=advice)
+                raise _TOLD.get(kind, VircptError)(what, why=told, hint=advice)
         raise self._failed("it said what makes no sense")
 
     def _read(self) -> None:
@@ -255,9 +254,9 @@ class Confined:
             )
         return self._failed(_fate(code))
 
-    def _failed(self, why: str) -> ChildFailed:
+    def _failed(self, why: str) -> VircptError:
         words = self._last_words()
-        return ChildFailed(
+        return VircptError(
             "what looked at the guest's disks failed",
             why=f"{why}: {words}" if words else why,
             hint="a damaged or hostile file system does that; it was confined to a sandbox"
@@ -289,10 +288,3 @@ def _hang_up(disks: Sequence[ConfinedDisk]) -> None:
     """Close our ends: a client that lingers would hold up the export's end."""
     for one in disks:
         one.socket.close()
-
-
-def _flat(disk: ConfinedDisk) -> bytes:
-    """The dirty runs as numbers of 64 bits."""
-    from array import array
-
-    return array("Q", [number for run in disk.dirty or () for number in run]).tobytes()
