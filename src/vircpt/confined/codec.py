@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 Decoder = Callable[[Any], Any]
 
-_LEAST, _MOST = -(1 << 63), (1 << 64) - 1
+_LEAST, _MOST = -(1 << 72), 1 << 72  # Windows counts nanoseconds from 1601: more than 64 bits
 TEXT_LIMIT = 1 << 20
 """Characters of a text or path."""
 
@@ -65,7 +65,7 @@ def decoder(kind: Any) -> Decoder:
 
 def _int(value: Any) -> int:
     if type(value) is not int or not _LEAST <= value <= _MOST:
-        raise BadValue("no number of 64 bits")
+        raise BadValue("no number, or too large")
     return value
 
 
@@ -134,4 +134,23 @@ def _fields(kind: Any) -> Decoder:
     hints = get_type_hints(kind)
     names = [one.name for one in fields(kind)] if is_dataclass(kind) else list(kind._fields)
     decoders = [decoder(hints[name]) for name in names]
-    return lambda value: kind(*_each(decoders, value))
+
+    def decode(value: Any) -> Any:
+        try:
+            return kind(*_each(decoders, value))
+        except BadValue as error:
+            raise BadValue(f"{kind.__name__}{_which(decoders, names, value)}: {error}") from error
+
+    return decode
+
+
+def _which(decoders: list[Decoder], names: list[str], value: Any) -> str:
+    """The field that is wrong, for who has to find out why."""
+    for decode, name, one in zip(
+        decoders, names, value if type(value) is list else (), strict=False
+    ):
+        try:
+            decode(one)
+        except BadValue:
+            return f".{name}"
+    return ""
