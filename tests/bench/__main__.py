@@ -11,9 +11,16 @@ from lab.daemon import LabError, Libvirtd
 
 from .commands import create_rows, freeze_rows, list_rows
 from .dirtymap import map_rows
+from .files import files_rows
 from .timing import table
 
-BENCHES = {"list": list_rows, "create": create_rows, "freeze": freeze_rows, "map": map_rows}
+BENCHES = {
+    "list": list_rows,
+    "create": create_rows,
+    "freeze": freeze_rows,
+    "map": map_rows,
+    "files": files_rows,
+}
 
 
 def main(chosen: list[str]) -> int:

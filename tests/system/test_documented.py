@@ -273,6 +273,8 @@ def _documents_of_an_export(json_of: Documents, directory: Path) -> None:
     assert json_of("layout", "--export", schema="layout/1")["areas"][0]["type"] == "ext4"
     changes = json_of("diff", "--export", schema="diff/1")["changes"]
     assert "/hello" in [one["path"] for one in changes]
+    json_of("map", "--picture", directory / "map.svg", schema="map-picture/1")
+    assert json_of("history", schema="history/1")["lines"]
     json_of("ls", schema="ls/1")
     json_of("cp", "vm:/hello", directory, schema="cp/1")
     json_of("cat", "/hello", status=2, schema="error/1")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
     from vircpt.operations.tcp import TcpListen, parse_listen
+    from vircpt.records.history import Noted
 
 __all__ = [
     "KINDS",
@@ -73,6 +74,7 @@ __all__ = [
     "Kind",
     "Left",
     "NotLookedInto",
+    "Noted",
     "ReleasedExport",
     "Scope",
     "Skipped",
@@ -119,6 +121,7 @@ _HOMES = {
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),
     "operations.tcp": ("TcpListen", "parse_listen"),
+    "records.history": ("Noted",),
 }
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "info": ("info", "One checkpoint in full."),
     "dumpxml": ("dumpxml", "A checkpoint's definition."),
     "redefine": ("redefine", "Bring a checkpoint's metadata back from its definition."),
+    "history": ("history", "How much changed between checkpoints, over time."),
     "delete": ("delete", "Delete checkpoints."),
     "export": ("export", "Serve the disks as they are now over NBD, changed blocks marked."),
     "exports": ("exports", "All running exports on this host."),

@@ -13,7 +13,7 @@ from vircpt.confined.fetching import fetch
 from vircpt.confined.finding import Disks, describe, find, list_files
 from vircpt.confined.messages import Answer, FetchFiles, FindChanges, ListFiles, LookAtLayout
 
-_PARSERS = ("pytsk3", "dissect.xfs.xfs", "dissect.btrfs.btrfs")
+_OPTIONAL = ("zstandard",)
 _CODECS = ("utf-8", "utf-16-le", "latin-1", "ascii", "cp437")
 
 
@@ -36,7 +36,7 @@ def preload() -> None:
     """Import all that parsing takes: behind the closed doors no module can be read any more."""
     for module in walk_packages(guestfiles.__path__, "vircpt.guestfiles."):
         import_module(module.name)
-    for name in _PARSERS:
+    for name in _OPTIONAL:
         with suppress(ImportError):  # told when it is needed
             import_module(name)
     for name in _CODECS:

@@ -26,6 +26,7 @@ from vircpt.guestfiles.changes import Evidence, How, Window
 from vircpt.guestfiles.entries import Kind
 from vircpt.hypervisor import agent, checkpoints
 from vircpt.hypervisor.domain import LibvirtDomain
+from vircpt.operations import history
 from vircpt.operations.looking import Confinement, Look
 from vircpt.operations.reading import ExportedDisk
 from vircpt.records.exports import ExportDirectory
@@ -178,10 +179,13 @@ def options(
             domain=domain.name,
             hint=f"export from a checkpoint: vircpt -d {quoted(domain.name)} export --name NAME",
         )
+    since: float | None = None
     try:
-        since: float | None = checkpoints.read(domain, record.base, sizes=False).created
+        checkpoint = checkpoints.read(domain, record.base, sizes=True)
+        since = checkpoint.created
+        history.note(domain, checkpoint)
     except NotFound:
-        since = None  # deleted meanwhile
+        pass  # deleted meanwhile: there are no times to compare with
     return DiffOptions(
         since=since,
         until=min(time.time(), record.created + _START),
