@@ -21,7 +21,7 @@ from vircpt.records.directories import base
 
 KEPT = 1000
 """Lines of each domain; the oldest go first."""
-_PATIENCE = 1.0
+_PATIENCE = 2.0
 _TABLE = """
 create table if not exists changes (
     uuid text not null, checkpoint text not null, since real not null, until real not null,
@@ -51,6 +51,8 @@ def note(
     """Keep how many bytes of each disk changed since a checkpoint; never raises VircptError."""
     try:
         with _open(path()) as database, database:
+            # at once: a lock that is taken while reading is not waited for
+            database.execute("begin immediate")
             database.execute(_TABLE)
             database.executemany(
                 "insert into changes values (?, ?, ?, ?, ?, ?)",
@@ -71,7 +73,6 @@ def read(uuid: str) -> list[Noted]:
         return []
     try:
         with _open(path()) as database:
-            database.execute(_TABLE)
             rows = database.execute(
                 "select checkpoint, since, until, disk, changed from changes "
                 "where uuid = ? order by until, rowid",
@@ -97,5 +98,5 @@ def _checked(row: tuple[object, ...]) -> tuple[str, float, float, str, int]:
 def _open(file: Path) -> Iterator[sqlite3.Connection]:
     """The database, readable for its owner only."""
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    with closing(sqlite3.connect(file, timeout=_PATIENCE)) as database:
+    with closing(sqlite3.connect(file, timeout=_PATIENCE, isolation_level=None)) as database:
         yield database
