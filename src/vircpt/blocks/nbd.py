@@ -25,6 +25,8 @@ _DIRTY = "qemu:dirty-bitmap:"
 _SLICE = 200
 """Milliseconds."""
 _SILENCE = 60.0
+BUFFER = 1 << 20
+"""Bytes read at once."""
 _STEP = (1 << 32) - (1 << 20)
 """Bytes asked for in one block status request; the protocol's lengths have 32 bits."""
 
@@ -131,6 +133,7 @@ class Reader:
         self._module = binding()
         self.uri = uri
         self._contexts = contexts
+        self._buffers: list[bytearray] = []
         self._nbd: Any = self._module.NBD()
         self._nbd.set_uri_allow_local_file(True)  # for the TLS certificates' directory
         for context in self._contexts:
@@ -170,16 +173,27 @@ class Reader:
 
     def pread(self, length: int, offset: int) -> bytearray:
         """Read `length` bytes at `offset`."""
-        try:
-            buffer = self._module.Buffer(length)
-            cookie = self._nbd.aio_pread(buffer, offset)
-            self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
-            return bytearray(buffer.to_bytearray())
-        except self._module.Error as error:
-            raise _translate(error, self.uri) from error
+        (buffer,) = self.buffers(1)
+        if length <= len(buffer):
+            data = memoryview(buffer)[:length]
+            self.finish(self.start(data, offset))
+            return bytearray(data)
+        read = bytearray()
+        while len(read) < length:
+            read += self.pread(min(BUFFER, length - len(read)), offset + len(read))
+        return read
+
+    def buffers(self, count: int) -> list[bytearray]:
+        """Buffers to read into, BUFFER bytes each, always the same ones.
+
+        libnbd 1.14's binding never lets go of a buffer that was read into.
+        """
+        while len(self._buffers) < count:
+            self._buffers.append(bytearray(BUFFER))
+        return self._buffers[:count]
 
     def start(self, buffer: memoryview, offset: int) -> int:
-        """Start to read into `buffer`, which has to live until `finish` has returned."""
+        """Start to read into `buffer`, a part of one of `buffers`, until `finish` has returned."""
         try:
             return int(self._nbd.aio_pread(self._module.Buffer.from_buffer(buffer), offset))
         except self._module.Error as error:

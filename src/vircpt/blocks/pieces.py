@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from vircpt.blocks.nbd import Reader
+from vircpt.blocks.nbd import BUFFER, Reader
 
-STEP = 1 << 20
 _UNDER_WAY = 8
 
 Write = Callable[[memoryview, int], object]
@@ -36,7 +35,7 @@ def read(reader: Reader, pieces: Iterable[Piece], write: Write) -> None:
     Raises HostUnreachable, VircptError if it can't be read; what `write` raises.
     """
     under_way: deque[_Request] = deque()
-    free = [bytearray(STEP) for _ in range(_UNDER_WAY)]
+    free = reader.buffers(_UNDER_WAY)
     try:
         for number, (offset, length, place) in enumerate(_steps(pieces)):
             if len(under_way) == _UNDER_WAY:
@@ -57,8 +56,8 @@ def _finish(reader: Reader, request: _Request, write: Write) -> None:
 
 def _steps(pieces: Iterable[Piece]) -> Iterator[Piece]:
     for offset, length, place in pieces:
-        for start in range(0, length, STEP):
-            yield Piece(offset + start, min(STEP, length - start), place + start)
+        for start in range(0, length, BUFFER):
+            yield Piece(offset + start, min(BUFFER, length - start), place + start)
 
 
 def to_file(fd: int) -> Write:
