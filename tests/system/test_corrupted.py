@@ -19,7 +19,7 @@ from lab import corruption
 from lab.daemon import poll
 from vircpt.blocks import nbd
 from vircpt.confined.messages import FetchFiles, FindChanges
-from vircpt.errors import VircptError
+from vircpt.errors import HostUnreachable, VircptError
 from vircpt.operations.looking import Confinement, Look
 from vircpt.operations.reading import ExportedDisk
 
@@ -47,14 +47,22 @@ def served(
     command = ["qemu-nbd", "-r", "-f", "raw", "-t", "-e", "8", "-x", "vda", "-k", str(socket)]
     server = subprocess.Popen([*command, str(image)], stderr=subprocess.DEVNULL)
     try:
-        poll(socket.exists, 20, "qemu-nbd")
         uri = nbd.unix_uri("vda", str(socket))
+        poll(lambda: _answers(uri), 20, "qemu-nbd")
         yield Served(
             image, ExportedDisk("x", "vda", uri, None, None), corruption.used_sectors(image)
         )
     finally:
         server.kill()
         server.wait()
+
+
+def _answers(uri: str) -> bool:
+    try:
+        nbd.connected_socket(uri)[0].close()
+    except HostUnreachable:
+        return False
+    return True
 
 
 def look(disk: ExportedDisk, request: object) -> tuple[str, int]:

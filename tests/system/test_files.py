@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,9 +19,12 @@ import pytest
 
 from lab import guestfs
 from lab.daemon import Libvirtd
-from lab.fixtures import Cli
+from lab.fixtures import BlankFactory, Cli
 from lab.turmoil import Turmoil
 from lab.vms import MIB, Disk, Vm, define_guest
+
+# The guest that all share takes its time to be made, and more on a busy machine.
+pytestmark = pytest.mark.timeout(900)
 
 # area as vircpt names it → where the guest has it mounted
 AREAS = {"vda": "ext4", "vdb": "xfs", "vdc": "ntfs", "vdd": "btrfs", "lab/both": "lvm"}
@@ -60,9 +65,9 @@ def world(libvirtd: Libvirtd, cli: Cli) -> Iterator[World]:
         assert done.returncode == 0, done.stderr
         time.sleep(2.5)  # the margin within which times prove nothing
         _stir(made)
-        done = cli("-d", "files", "export", "--name", "before", timeout=120)
+        done = cli("-d", "files", "export", "--name", "before", timeout=300)
         assert done.returncode == 0, done.stderr
-        done = cli("-d", "files", "diff", "--export", "--json", timeout=120)
+        done = cli("-d", "files", "diff", "--export", "--json", timeout=300)
         assert done.returncode == 0, done.stderr
         made.document = json.loads(done.stdout)
         yield made
@@ -87,7 +92,7 @@ def _prepare(world: World) -> None:
         kind = "ext4" if point == "lvm" else point
         vm.guest(guestfs.mount(kind, DEVICES[area], f"/mnt/{point}"))
         turmoil = Turmoil(seed=number, modes=point != "ntfs")
-        vm.guest(f"cd /mnt/{point} && sh -s", turmoil.prepare(), timeout=120)
+        vm.guest(f"cd /mnt/{point} && sh -s", turmoil.prepare(), timeout=300)
         world.turmoils[point] = turmoil
     vm.guest("cd /mnt/ext4 && mkdir strange && sync")
 
@@ -95,7 +100,7 @@ def _prepare(world: World) -> None:
 def _stir(world: World) -> None:
     vm = world.vm
     for point, turmoil in world.turmoils.items():
-        vm.guest(f"cd /mnt/{point} && sh -s", turmoil.stir(), timeout=180)
+        vm.guest(f"cd /mnt/{point} && sh -s", turmoil.stir(), timeout=300)
         listing = vm.guest(
             f"cd /mnt/{point} && find d* -type f -exec sha256sum {{}} +", timeout=120
         )
@@ -135,7 +140,7 @@ def test_files_come_out_as_the_guest_sees_them(
     world: World, cli: Cli, tmp_path: Path, point: str
 ) -> None:
     source = f"vm:{AREA_OF[point]}:/"
-    done = cli("-d", "files", "cp", "-r", source, tmp_path, timeout=120)
+    done = cli("-d", "files", "cp", "-r", source, tmp_path, timeout=300)
     assert done.returncode == (3 if point == "ext4" else 0), done.stderr
     copied = {
         str(path.relative_to(tmp_path)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -240,3 +245,34 @@ def test_layout_shows_what_lies_where(world: World, cli: Cli) -> None:
 def test_it_is_read_little_and_in_little_memory(world: World) -> None:
     assert world.document["spent"]["fetched"] < 100 * MIB
     assert world.document["spent"]["memory"] < 150 * MIB
+
+
+def test_an_interrupted_diff_leaves_nothing(blank: BlankFactory, cli: Cli) -> None:
+    """Wherever the signal comes: no export, no job, no child."""
+    vm = blank("interrupted")
+    assert cli("-d", vm.name, "create", "--name", "one", "--no-freeze").returncode == 0
+    program = Path(__file__).parents[2] / ".venv/bin/vircpt"
+    for delay in (0.15, 0.3, 0.45, 0.6, 0.8):
+        command = [str(program), "-d", vm.name, "diff", "--since", "one"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        # -SIGINT: it came before vircpt's first line
+        assert process.returncode in (0, 130, -signal.SIGINT), said
+        running = json.loads(cli("exports", "--json").stdout)["exports"]
+        assert vm.name not in [one["domain"] for one in running]
+        assert vm.domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
+
+
+def test_a_sandbox_that_cannot_be_made_is_an_error(world: World, cli: Cli, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
+    program.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = cli("-d", "files", "layout", "--export", env=env)
+    assert done.returncode == 12
+    assert "No permissions" in done.stderr
+    assert "--no-sandbox" in done.stderr
+    done = cli("-d", "files", "layout", "--export", "--no-sandbox", env=env)
+    assert done.returncode == 0, done.stderr

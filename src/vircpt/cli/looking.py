@@ -12,6 +12,7 @@ import click
 
 from vircpt.cli import output
 from vircpt.cli.session import Session
+from vircpt.interrupts import resume, telling
 
 if TYPE_CHECKING:
     from vircpt.api import Confinement, Export
@@ -45,7 +46,9 @@ def confinement(no_sandbox: bool, time_limit: float) -> Confinement:
 @contextmanager
 def own_export(session: Session, since: str | None, disks: Sequence[str] = ()) -> Iterator[Export]:
     """An export for this command alone, released at its end."""
-    with session.domain().export(since, disks=disks) as export:
+    domain = session.domain()
+    with telling(), domain.export(since, disks=disks) as export:
+        resume()  # from here on it is released, whatever comes
         if not session.json:
             _tell(session, export)
         yield export

@@ -11,9 +11,19 @@ import pytest
 
 from vircpt.blocks import nbd
 from vircpt.confined.sandbox import ConfinedDisk
+from vircpt.errors import HostUnreachable
 
 Serve = Callable[[Path], str]
 """Serves an image, read-only; the NBD URI."""
+
+
+def answers(uri: str) -> bool:
+    """The socket is there some time before anybody listens on it."""
+    try:
+        nbd.connected_socket(uri)[0].close()
+    except HostUnreachable:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -25,10 +35,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         command = ["qemu-nbd", "-r", "-f", "raw", "-t", "-e", "16", "-x", "vda", "-k", str(socket)]
         servers.append(subprocess.Popen([*command, str(image)]))
         limit = time.monotonic() + 20
-        while not socket.exists():
+        uri = nbd.unix_uri("vda", str(socket))
+        while not answers(uri):
             assert time.monotonic() < limit
             time.sleep(0.01)
-        return nbd.unix_uri("vda", str(socket))
+        return uri
 
     yield start
     for server in servers:
