@@ -11,6 +11,7 @@ from lab.daemon import LabError, Libvirtd
 
 from .commands import create_rows, freeze_rows, list_rows
 from .dirtymap import map_rows
+from .files import files_rows
 from .hotadd import hotadd_rows
 from .timing import table
 
@@ -20,6 +21,7 @@ BENCHES = {
     "freeze": freeze_rows,
     "map": map_rows,
     "hotadd": hotadd_rows,
+    "files": files_rows,
 }
 
 

@@ -26,14 +26,23 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 KERNEL_META = "linux-image-cloud-amd64"
 AGENT = "qemu-guest-agent"
-HOST_PACKAGES = ("busybox-static", "e2fsprogs", "libc6", "libglib2.0-0", "libguestfs0")
+HOST_PACKAGES = (
+    "busybox-static",
+    "e2fsprogs",
+    "libc6",
+    "libglib2.0-0",
+    "libguestfs0",
+    "lvm2",
+    "ntfs-3g",
+)
 
 # Loaded at boot; the rest only lies ready for modprobe and mount.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_scsi", "sd_mod")
-SPARE_MODULES = ("xfs", "btrfs", "dm_mod")
+SPARE_MODULES = ("xfs", "btrfs", "dm_mod", "fuse")
 
 # Not called mke2fs: busybox's shell would prefer its own, which makes ext2 only.
-HOST_PROGRAMS = ("/sbin/mkfs.ext4",)
+# ntfs-3g: the kernel has no driver for NTFS but FUSE.
+HOST_PROGRAMS = ("/sbin/mkfs.ext4", "/sbin/lvm", "/bin/ntfs-3g")
 HOST_FILES = ("/etc/mke2fs.conf",)
 
 # Each of these spares the emulated CPU something at boot.

@@ -270,6 +270,14 @@ def _documents_of_an_export(json_of: Documents, directory: Path) -> None:
     totals = json_of("map", "--totals", schema="map-totals/1")
     assert sum(one["length"] for one in extents) == totals["size"]
     json_of("map", "--base", schema="map/1")
+    assert json_of("layout", "--export", schema="layout/1")["areas"][0]["type"] == "ext4"
+    changes = json_of("diff", "--export", schema="diff/1")["changes"]
+    assert "/hello" in [one["path"] for one in changes]
+    json_of("map", "--picture", directory / "map.svg", schema="map-picture/1")
+    assert json_of("history", schema="history/1")["lines"]
+    json_of("ls", schema="ls/1")
+    json_of("cp", "vm:/hello", directory, schema="cp/1")
+    json_of("cat", "/hello", status=2, schema="error/1")
     json_of("map", "--base", "--totals", schema="map-totals/1")
     json_of("copy", directory / "copy.qcow2", schema="copy/1")
     json_of("overlay", directory / "overlay.qcow2", schema="overlay/1")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
     from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
+    from vircpt.confined.messages import Found
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
     from vircpt.hypervisor.clone import Change, Network
     from vircpt.hypervisor.connection import Versions
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.details import DiskDetails
+    from vircpt.operations.diff import FileChange, Findings, NotLookedInto
     from vircpt.operations.doctor.examine import DomainHealth, Examination
     from vircpt.operations.doctor.findings import Finding, Repair, Safety, Severity
     from vircpt.operations.doctor.verdicts import Verdict
     from vircpt.operations.export import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
+    from vircpt.operations.fetch import Copied, FileFacts, Left
     from vircpt.operations.hotadd import AttachedDisk, Hotadded
     from vircpt.operations.hotremove import Hotremoved
     from vircpt.operations.inspect import (
@@ -41,12 +44,15 @@ if TYPE_CHECKING:
         leaves,
         roots,
     )
+    from vircpt.operations.layout import DiskLayout
+    from vircpt.operations.looking import Confinement
     from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.mounts import Mounted, Unmounted
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.operations.selection import Skipped
     from vircpt.operations.tcp import TcpListen, parse_listen
+    from vircpt.records.history import Noted
 
 __all__ = [
     "BOOT_LIMIT",
@@ -58,10 +64,13 @@ __all__ = [
     "CheckpointStatus",
     "Clone",
     "Columns",
+    "Confinement",
     "ConsumerStatus",
+    "Copied",
     "CreatedCheckpoint",
     "Deletion",
     "DiskDetails",
+    "DiskLayout",
     "DiskStatus",
     "Domain",
     "DomainFacts",
@@ -73,7 +82,11 @@ __all__ = [
     "ExportStatus",
     "ExportedDisk",
     "Extent",
+    "FileChange",
+    "FileFacts",
     "Finding",
+    "Findings",
+    "Found",
     "Freeze",
     "FreezeReport",
     "FreezeState",
@@ -82,8 +95,11 @@ __all__ = [
     "Hotadded",
     "Hotremoved",
     "Kind",
+    "Left",
     "Mounted",
     "Network",
+    "NotLookedInto",
+    "Noted",
     "ReleasedExport",
     "Repair",
     "RestoredMetadata",
@@ -126,10 +142,15 @@ _HOMES = {
     "operations.consumers": ("ConsumerStatus",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
+    "confined.messages": ("Found",),
     "operations.details": ("DiskDetails",),
     "operations.doctor.examine": ("DomainHealth", "Examination"),
     "operations.doctor.findings": ("Finding", "Repair", "Safety", "Severity"),
     "operations.doctor.verdicts": ("Verdict",),
+    "operations.diff": ("FileChange", "Findings", "NotLookedInto"),
+    "operations.fetch": ("Copied", "FileFacts", "Left"),
+    "operations.layout": ("DiskLayout",),
+    "operations.looking": ("Confinement",),
     "operations.export": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
     "operations.hotadd": ("AttachedDisk", "Hotadded"),
@@ -148,6 +169,7 @@ _HOMES = {
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),
     "operations.tcp": ("TcpListen", "parse_listen"),
+    "records.history": ("Noted",),
 }
 
 

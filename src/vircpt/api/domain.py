@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
     from vircpt.operations.mounts import Mounted
     from vircpt.operations.tcp import TcpListen
+    from vircpt.records.history import Noted
 
 DEFAULT_FREEZE_LIMIT = 10.0
 """Seconds after which a frozen guest is thawed, whatever happens."""
@@ -107,6 +108,12 @@ class Domain:
             name, description, disks, exclude, freeze, freeze_limit, keep_last
         )
         return create.create(self._raw, options)
+
+    def history(self) -> list[Noted]:
+        """How much changed between which moments, as noted by each create and diff."""
+        from vircpt.operations import history
+
+        return history.read(self._raw)
 
     def redefine_checkpoint(self, xml: str, *, validate: bool = False) -> str:
         """Bring back a checkpoint's metadata from its XML; returns its name.

@@ -9,11 +9,16 @@ from vircpt.hypervisor.connection import default_uri
 from vircpt.interrupts import uninterrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from vircpt.hypervisor.domain import LibvirtDomain
     from vircpt.operations.details import DiskDetails
+    from vircpt.operations.diff import Findings
     from vircpt.operations.export import StartedExport
+    from vircpt.operations.fetch import Copied, FileFacts, Left
+    from vircpt.operations.layout import DiskLayout
+    from vircpt.operations.looking import Confinement
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
     from vircpt.records.exports import ExportDirectory
@@ -98,6 +103,91 @@ class Export:
 
         why = {one.target: one.why_full for one in self.start.plan.disks} if self.start else {}
         return tuple(details.describe(disk, why, index) for index, disk in enumerate(self.disks))
+
+    def layout(self, confinement: Confinement | None = None) -> DiskLayout:
+        """What lies on its disks: partitions, volumes, file systems, and their changed bytes."""
+        from vircpt.operations import layout
+        from vircpt.operations.looking import Confinement
+
+        return layout.read(self.disks, confinement or Confinement())
+
+    def changed_files(
+        self,
+        *,
+        globs: Sequence[str] = (),
+        disks: Sequence[str] = (),
+        confinement: Confinement | None = None,
+    ) -> Findings:
+        """The files of which blocks were written since its checkpoint; raises InvalidInput if it
+        has none. A context manager, to be iterated once."""
+        from vircpt.operations import diff
+        from vircpt.operations.looking import Confinement
+
+        chosen = self._chosen(disks)
+        options = diff.options(self._domain, self._directory, globs, confinement or Confinement())
+        return diff.Findings(chosen, options)
+
+    def list_files(
+        self,
+        path: str = "/",
+        *,
+        recursive: bool = False,
+        itself: bool = False,
+        confinement: Confinement | None = None,
+    ) -> Iterator[FileFacts | Left]:
+        """A file, or what is in a directory; `path` may start with a file system's name and a
+        colon. Raises NotFound, InvalidInput if it is not clear which file system is meant."""
+        from vircpt.operations import fetch
+        from vircpt.operations.looking import Confinement
+
+        return fetch.listing(
+            self.disks,
+            fetch.parse(path),
+            confinement or Confinement(),
+            recursive=recursive,
+            itself=itself,
+        )
+
+    def read_file(
+        self,
+        path: str,
+        write: Callable[[bytes | memoryview], object],
+        *,
+        confinement: Confinement | None = None,
+    ) -> None:
+        """Hand the contents of a file to `write`, in order and in parts."""
+        from vircpt.operations import fetch
+        from vircpt.operations.looking import Confinement
+
+        fetch.contents(self.disks, fetch.parse(path), confinement or Confinement(), write)
+
+    def copy_files(
+        self,
+        paths: Sequence[str],
+        destination: str,
+        *,
+        recursive: bool = False,
+        force: bool = False,
+        progress: Callable[[int], object] | None = None,
+        confinement: Confinement | None = None,
+    ) -> Copied:
+        """Copy files into a directory, or one to a new name: sparse, with times and modes, with
+        owners if we are root. What exists is replaced only with `force`."""
+        from vircpt.operations import fetch
+        from vircpt.operations.looking import Confinement
+
+        return fetch.copy(
+            self.disks,
+            [fetch.parse(path) for path in paths],
+            destination,
+            confinement or Confinement(),
+            recursive=recursive,
+            force=force,
+            progress=progress,
+        )
+
+    def _chosen(self, targets: Sequence[str]) -> tuple[ExportedDisk, ...]:
+        return tuple(self.disk(one) for one in targets) if targets else self.disks
 
     def release_command(self) -> str:
         """The command line that releases it, ready to paste."""

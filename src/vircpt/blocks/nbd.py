@@ -9,19 +9,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from vircpt import trace
 from vircpt.blocks.extents import Columns, Runs, columns
 from vircpt.errors import Busy, HostUnreachable, NotFound, NotSupported, VircptError
 from vircpt.interrupts import deaf
 
+if TYPE_CHECKING:
+    import socket
+
 ALLOCATION = "base:allocation"
 _DIRTY = "qemu:dirty-bitmap:"
 _SLICE = 200
 """Milliseconds."""
 _SILENCE = 60.0
+BUFFER = 1 << 20
+"""Bytes read at once."""
 _STEP = (1 << 32) - (1 << 20)
 """Bytes asked for in one block status request; the protocol's lengths have 32 bits."""
 
@@ -69,6 +74,35 @@ def binding() -> ModuleType:
     return module
 
 
+def connected_socket(uri: str) -> tuple[socket.socket, str]:
+    """A socket connected to the server of a URI without TLS, and the export's name.
+
+    Raises HostUnreachable if nobody listens.
+    """
+    import socket
+
+    parts = urlsplit(uri)
+    trace.tell(f"connect to {uri}")
+    try:
+        if parts.scheme == "nbd+unix":
+            found = socket.socket(socket.AF_UNIX)
+            found.settimeout(_SILENCE)
+            try:
+                found.connect(parse_qs(parts.query)["socket"][0])
+            except BaseException:
+                found.close()
+                raise
+        else:
+            host = unquote(parts.hostname or "")
+            found = socket.create_connection((host, parts.port or 10809), _SILENCE)
+    except OSError as error:
+        raise HostUnreachable(
+            "the export does not answer", why=f"{uri}: {error}", hint="see vircpt exports"
+        ) from error
+    found.settimeout(None)
+    return found, unquote(parts.path[1:])
+
+
 def version() -> str:
     """libnbd's version."""
     return str(binding().NBD().get_version())
@@ -83,16 +117,33 @@ class Reader:
     """
 
     def __init__(self, uri: str, bitmap: str | None = None) -> None:
+        self._open(uri, [ALLOCATION] + ([dirty_context(bitmap)] if bitmap else []))
+        self._connect(lambda: self._nbd.aio_connect_uri(uri))
+
+    @classmethod
+    def on_socket(cls, fd: int, export: str) -> Reader:
+        """For reading alone, over a socket that is connected; libnbd takes the descriptor over."""
+        reader = cls.__new__(cls)
+        reader._open(export, [])
+        reader._nbd.set_export_name(export)
+        reader._connect(lambda: reader._nbd.aio_connect_socket(fd))
+        return reader
+
+    def _open(self, uri: str, contexts: list[str]) -> None:
         self._module = binding()
         self.uri = uri
-        self._contexts = [ALLOCATION] + ([dirty_context(bitmap)] if bitmap else [])
+        self._contexts = contexts
+        self._buffers: list[bytearray] = []
         self._nbd: Any = self._module.NBD()
         self._nbd.set_uri_allow_local_file(True)  # for the TLS certificates' directory
         for context in self._contexts:
             self._nbd.add_meta_context(context)
+
+    def _connect(self, start: Callable[[], object]) -> None:
+        uri = self.uri
         trace.tell(f"nbd: connect to {uri}")
         try:
-            self._nbd.aio_connect_uri(uri)
+            start()
             self._wait(lambda: not self._nbd.aio_is_connecting())
             self._check_contexts()
         except BaseException as error:
@@ -106,9 +157,14 @@ class Reader:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with suppress(self._module.Error):  # the server may have gone: that was told already
-            self._nbd.aio_disconnect(0)
+        if self._nbd is not None:
+            with suppress(self._module.Error):  # the server may have gone: that was told already
+                self._nbd.aio_disconnect(0)
         self._nbd = None  # closes the socket, without waiting for a server that may be stuck
+
+    def abandon(self) -> None:
+        """Give up the connection at once, with all that is under way."""
+        self._nbd = None
 
     @property
     def size(self) -> int:
@@ -117,11 +173,36 @@ class Reader:
 
     def pread(self, length: int, offset: int) -> bytearray:
         """Read `length` bytes at `offset`."""
+        (buffer,) = self.buffers(1)
+        if length <= len(buffer):
+            data = memoryview(buffer)[:length]
+            self.finish(self.start(data, offset))
+            return bytearray(data)
+        read = bytearray()
+        while len(read) < length:
+            read += self.pread(min(BUFFER, length - len(read)), offset + len(read))
+        return read
+
+    def buffers(self, count: int) -> list[bytearray]:
+        """Buffers to read into, BUFFER bytes each, always the same ones.
+
+        libnbd 1.14's binding never lets go of a buffer that was read into.
+        """
+        while len(self._buffers) < count:
+            self._buffers.append(bytearray(BUFFER))
+        return self._buffers[:count]
+
+    def start(self, buffer: memoryview, offset: int) -> int:
+        """Start to read into `buffer`, a part of one of `buffers`, until `finish` has returned."""
         try:
-            buffer = self._module.Buffer(length)
-            cookie = self._nbd.aio_pread(buffer, offset)
+            return int(self._nbd.aio_pread(self._module.Buffer.from_buffer(buffer), offset))
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
+    def finish(self, cookie: int) -> None:
+        """Wait until what `start` began is done."""
+        try:
             self._wait(lambda: bool(self._nbd.aio_command_completed(cookie)))
-            return bytearray(buffer.to_bytearray())
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,15 +26,39 @@ _AT_ONCE = 4096
 @click.option("--base", is_flag=True, help="Only what is allocated and zero, not what is dirty.")
 @click.option("--dirty", is_flag=True, help="Only what was written since the checkpoint.")
 @click.option("--totals", is_flag=True, help="Only sums.")
+@click.option(
+    "--picture",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Draw all disks into the new FILE: .svg, .html or .png.",
+)
+@click.option("--heat", is_flag=True, help="Draw all disks on the terminal.")
 @click.pass_obj
-def command(session: Session, disk: str | None, base: bool, dirty: bool, totals: bool) -> None:
+def command(
+    session: Session,
+    disk: str | None,
+    base: bool,
+    dirty: bool,
+    totals: bool,
+    picture: Path | None,
+    heat: bool,
+) -> None:
     """Print which blocks of a disk in the running export are dirty (written since the
     checkpoint), read as zeroes, and are allocated: offset and length in bytes, then the flags.
+
+    With --picture or --heat draw that: file systems to scale, colours by kind.
     """
+    if (picture or heat) and (base or dirty or totals or (picture and heat)):
+        raise click.UsageError("--picture and --heat go with no other view")
     if base and dirty:
         raise click.UsageError("--base and --dirty exclude each other")
     if totals and dirty:
         raise click.UsageError("--totals tells the dirty bytes anyway: leave --dirty out")
+    if picture or heat:
+        from vircpt.cli import drawing
+
+        drawing.draw(session, disk, picture)
+        return
     one = session.domain().running_export().disk(disk)
     if dirty and one.bitmap is None:
         raise click.UsageError(f"disk {one.target} is exported in full: nothing says what is dirty")

@@ -25,6 +25,7 @@ from vircpt.interrupts import uninterrupted
 DEFAULT_LIMIT = 10.0
 _THAW_LIMIT = 10.0
 _GRACE = 1.0
+_CLOCK_LIMIT = 2.0
 
 
 class Freeze(enum.Enum):
@@ -99,6 +100,21 @@ def frozen(
         finally:
             with uninterrupted():
                 _finish(domain, guard, result, start, limit)
+
+
+def clock_skew(domain: LibvirtDomain, facts: DomainFacts) -> float | None:
+    """Seconds by which the guest's clock is ahead of ours; None if its agent does not tell."""
+    if not facts.is_active or _unreachable(facts):
+        return None
+    before = time.time()
+    call = Call(domain.raw.getTime)
+    if not call.wait(_CLOCK_LIMIT):
+        return None
+    try:
+        told = call.result()
+    except libvirt.libvirtError:
+        return None
+    return float(told["seconds"] + told["nseconds"] / 1e9 - (before + time.time()) / 2)
 
 
 def _finish(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vircpt import names
+from vircpt import names, trace
 from vircpt.errors import InvalidInput, NotFound, NotSupported, VircptError, quoted
 from vircpt.hypervisor import agent, backups, checkpoints
 from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
@@ -92,6 +92,7 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
             with uninterrupted():
                 _undo_for(error, domain, planned)
             raise
+        _note_parent(domain, planned.name)
         dropped, kept = drop(domain, planned.drops)
     return CreatedCheckpoint(
         domain=domain.name,
@@ -102,6 +103,18 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
         dropped=dropped,
         kept=kept,
     )
+
+
+def _note_parent(domain: LibvirtDomain, name: str) -> None:
+    """For the history: what was written between the checkpoint before and this one."""
+    from vircpt.operations import history
+
+    try:
+        made = checkpoints.read(domain, name)
+        if made.parent is not None:
+            history.note(domain, checkpoints.read(domain, made.parent, sizes=True), made.created)
+    except VircptError as error:  # the checkpoint is made: its history matters less
+        trace.tell(f"no note in the history: {error}")
 
 
 def draft(domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions) -> CheckpointPlan:

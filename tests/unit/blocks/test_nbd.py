@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -118,3 +120,32 @@ def test_the_versions_are_told_with_a_wrong_binding_too(tmp_path: Path) -> None:
 def test_nobody_listening_is_host_unreachable(tmp_path: Path) -> None:
     with pytest.raises(HostUnreachable, match="the export does not answer"):
         nbd.Reader(nbd.unix_uri("vda", str(tmp_path / "nbd.sock")))
+
+
+def test_reading_much_takes_little_memory(tmp_path: Path) -> None:
+    """libnbd 1.14's binding keeps each buffer that was read into: a reader has but one."""
+    image, socket = tmp_path / "image", tmp_path / "nbd.sock"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    command = ["qemu-nbd", "-r", "-f", "raw", "-t", "-k", str(socket), str(image)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(2000):
+            with suppress(HostUnreachable):
+                nbd.connected_socket(nbd.unix_uri("", str(socket)))[0].close()
+                break
+            time.sleep(0.01)
+        with nbd.Reader(nbd.unix_uri("", str(socket))) as reader:
+            before = _resident()
+            for offset in range(0, reader.size, 1 << 20):
+                assert len(reader.pread(1 << 20, offset)) == 1 << 20
+            assert len(reader.pread((5 << 20) + 3, 17)) == (5 << 20) + 3
+            assert _resident() - before < 32 << 20
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
