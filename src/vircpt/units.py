@@ -25,6 +25,17 @@ def format_size(size: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second from 200M, 1.5G, 800k or a number of bytes, in binary units."""
+    found = re.match(r"(\d+(?:\.\d+)?)([kKMGT]?)(?:i?B)?(?:/s)?\Z", text.strip())
+    if not found:
+        raise InvalidInput(f"{text!r} is no rate", hint="write 200M for 200 MiB a second")
+    rate = int(float(found[1]) * 1024 ** " kMGT".index(found[2].replace("K", "k") or " "))
+    if rate < 1:
+        raise InvalidInput(f"{text!r} is no rate", why="it must be above 0")
+    return rate
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as people say them: 0.042 s, 12.3 s, 5 min, 2 h 10 min, 3 d 4 h."""
     if seconds < 9.9995:

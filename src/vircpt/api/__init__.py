@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from vircpt.api.domain import Domain
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
+    from vircpt.api.repository import Repository, StoredBackup, open_repository
     from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
+    from vircpt.operations.backup import Backup
+    from vircpt.operations.backup_copy import DiskProgress
     from vircpt.operations.commands import UsefulCommand
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
@@ -33,17 +36,22 @@ if TYPE_CHECKING:
     )
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
+    from vircpt.operations.restore import RestoredDisk
     from vircpt.operations.selection import Skipped
     from vircpt.operations.tcp import TcpListen, parse_listen
+    from vircpt.operations.verify import Verification
+    from vircpt.repository.manifest import Level
 
 __all__ = [
     "KINDS",
+    "Backup",
     "CheckpointPlan",
     "CheckpointStatus",
     "Columns",
     "CreatedCheckpoint",
     "Deletion",
     "DiskDetails",
+    "DiskProgress",
     "DiskStatus",
     "Domain",
     "DomainFacts",
@@ -59,17 +67,23 @@ __all__ = [
     "Health",
     "Host",
     "Kind",
+    "Level",
     "ReleasedExport",
+    "Repository",
+    "RestoredDisk",
     "Scope",
     "Skipped",
+    "StoredBackup",
     "TcpListen",
     "Totals",
     "UsefulCommand",
+    "Verification",
     "Versions",
     "connect",
     "descendants",
     "leaves",
     "library_versions",
+    "open_repository",
     "parse_listen",
     "roots",
 ]
@@ -78,10 +92,13 @@ _HOMES = {
     "api.domain": ("Domain",),
     "api.export": ("Export",),
     "api.host": ("Host", "connect", "library_versions"),
+    "api.repository": ("Repository", "StoredBackup", "open_repository"),
     "blocks.extents": ("KINDS", "Columns", "Extent", "Kind", "Totals"),
     "hypervisor.agent": ("Freeze", "FreezeReport", "FreezeState"),
     "hypervisor.connection": ("Versions",),
     "hypervisor.domain": ("DomainFacts",),
+    "operations.backup": ("Backup",),
+    "operations.backup_copy": ("DiskProgress",),
     "operations.commands": ("UsefulCommand",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
     "operations.delete": ("Deletion", "Scope"),
@@ -97,9 +114,12 @@ _HOMES = {
         "roots",
     ),
     "operations.reading": ("ExportedDisk",),
+    "operations.restore": ("RestoredDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),
     "operations.tcp": ("TcpListen", "parse_listen"),
+    "operations.verify": ("Verification",),
+    "repository.manifest": ("Level",),
 }
 
 

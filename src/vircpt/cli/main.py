@@ -29,6 +29,10 @@ _COMMANDS = {
     "map": ("map", "Which blocks of a disk are dirty, zero, allocated."),
     "copy": ("copy", "Copy a disk of the running export into an image."),
     "overlay": ("overlay", "A writable image on top of a disk of the running export."),
+    "backup": ("backup", "Back a domain up into a repository of plain qcow2 files."),
+    "backups": ("backups", "The backups of a repository, and when they were verified."),
+    "verify": ("verify", "Check every byte of backups."),
+    "restore": ("restore", "Bring disks, or a domain, back from a backup."),
     "help": ("help", "What a command does and takes."),
     "completion": ("completion", "Completion for bash, zsh or fish."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from vircpt.hypervisor import domain as domains
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.interrupts import uninterrupted
-from vircpt.operations import attachments, ownership
+from vircpt.operations import attachments, create, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
@@ -64,6 +65,34 @@ def release_expired(connection: Connection, directory: ExportDirectory) -> None:
     release_one(connection, directory.record.id, force=True)
 
 
+def release_abandoned(connection: Connection, directory: ExportDirectory) -> None:
+    """Release an export whose owner has gone, and delete the checkpoint that came with it."""
+    record = directory.record
+    with records.locked(record.uuid, record.domain, _PATIENCE):
+        if not records.is_abandoned(directory):
+            return
+        alive = ownership.is_alive(connection, directory)
+        remove(ownership.domain_of(connection, directory), directory, alive=alive)
+
+
+def remove(domain: LibvirtDomain | None, directory: ExportDirectory, *, alive: bool) -> None:
+    """End the job or the server if it is alive, and remove what it had.
+
+    If its owner has gone, so does the checkpoint that was made for it: without the rest of
+    what the owner was about to do it is worth nothing. The domain is locked.
+    """
+    record = directory.record
+    lost = records.is_abandoned(directory)
+    with uninterrupted():
+        if alive and record.kind == "live" and domain is not None:
+            backups.end(domain, lambda job: ownership.is_ours(job, directory))
+        if domain is not None and lost and record.checkpoint and record.nonce is not None:
+            with suppress(VircptError):  # it is shut off: the next backup looks for such
+                create.undo(domain, record.checkpoint, record.nonce)
+        ownership.stop_processes(directory)
+        directory.remove()
+
+
 def _release(
     connection: Connection,
     directory: ExportDirectory,
@@ -77,11 +106,7 @@ def _release(
     alive = ownership.is_alive_on(domain, directory)
     if alive and not force:
         attachments.refuse_attached(domain.connection if domain else connection, directory)
-    with uninterrupted():
-        if alive and record.kind == "live" and domain is not None:
-            backups.end(domain, lambda job: ownership.is_ours(job, directory))
-        ownership.stop_processes(directory)
-        directory.remove()
+    remove(domain, directory, alive=alive)
     paused = record.kind == "live" and domain is not None and _is_stuck(domain)
     return ReleasedExport(record.id, record.domain, alive, paused)
 
