@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,8 @@ def command(
 def _ask(device: Path, yes: bool) -> None:
     if not device.is_block_device():
         raise click.UsageError(f"{device} is no block device")
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError(f"all that is on {device} would be lost: say --yes if that is meant")
     if not yes:
         click.confirm(f"All that is on {device} will be lost. Go on?", abort=True, err=True)
 

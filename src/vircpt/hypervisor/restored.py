@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vircpt.errors import InvalidInput
+from vircpt.errors import InvalidInput, VircptError
 from vircpt.hypervisor import xml
 from vircpt.hypervisor.connection import Connection
 from vircpt.hypervisor.domain import LibvirtDomain, find_by_name
@@ -22,12 +22,17 @@ class NewDisk:
 
 
 def rewrite(
-    definition: str, name: str, disks: Mapping[str, NewDisk], files: Mapping[str, str]
+    definition: str,
+    name: str,
+    disks: Mapping[str, NewDisk],
+    files: Mapping[str, str],
+    logs: Callable[[str], str],
 ) -> tuple[str, tuple[str, ...]]:
     """The definition of domain `name` on these disks (by target), and what it lost.
 
     UUID, MAC addresses and generation id are left out: libvirt draws new ones. `files` are
-    the new paths of nvram, kernel and initrd. A disk that was not restored goes.
+    the new paths of nvram, kernel and initrd; `logs` gives that of a file that a serial port
+    or the like writes to. A disk that was not restored goes.
     """
     root = xml.parse_input(definition, "domain.xml of the backup")
     if root.tag != "domain":
@@ -43,7 +48,12 @@ def rewrite(
         place = root.find("os")
         if place is not None and place.find(key) is not None:
             _set(place, key, path)
-    return xml.write(root), _move_disks(root, disks)
+    for place in root.iterfind("devices/*[@type='file']/source[@path]"):
+        place.set("path", logs(place.get("path") or ""))
+    for place in root.iterfind("devices/*/log[@file]"):
+        place.set("file", logs(place.get("file") or ""))
+    lost = _move_disks(root, disks)
+    return xml.write(root), lost
 
 
 def _set(parent: xml.Element, tag: str, text: str) -> None:
@@ -89,9 +99,13 @@ def define(connection: Connection, definition: str) -> LibvirtDomain:
 
 
 def start(domain: LibvirtDomain) -> None:
-    """Start it."""
-    with translated("cannot start the restored domain", domain=domain.name):
-        domain.raw.create()
+    """Start it; if that fails it stays defined."""
+    try:
+        with translated("cannot start the restored domain", domain=domain.name):
+            domain.raw.create()
+    except VircptError as error:
+        error.add_note(f"domain {domain.name} is defined, on the restored disks")
+        raise
 
 
 def refuse_existing(connection: Connection, name: str) -> None:

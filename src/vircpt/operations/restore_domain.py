@@ -61,7 +61,10 @@ def define(
             for one in disks
         }
         paths = {path.name.rpartition("-")[2]: str(path) for path in made}
-        definition, lost = restored.rewrite(text, name, moved, paths)
+        stem = directory / name.replace("/", "_")
+        definition, lost = restored.rewrite(
+            text, name, moved, paths, lambda old: f"{stem}-{Path(old).name}"
+        )
         domain = restored.define(connection, definition)
     except BaseException:
         with uninterrupted():

@@ -113,7 +113,9 @@ def dump(manifest: Manifest) -> dict[str, Any]:
     from dataclasses import asdict
 
     content = asdict(manifest)
-    return {"schema": SCHEMA, **content, "level": manifest.level.value}
+    content |= {"level": manifest.level.value}
+    content |= {key: list(content[key]) for key in ("disks", "files")}
+    return {"schema": SCHEMA, **content}
 
 
 def parse(data: Mapping[str, Any]) -> Manifest:

@@ -159,9 +159,9 @@ class Vm:
             found = manifest.parse(sealed.read(path / "manifest.json"))
             self._check(found, name)
         except Mismatch as error:
-            return DamagedBackup(path, name[-8:], error.why or error.what)
+            return DamagedBackup(path, name[-8:], f"manifest.json: {error.why}")
         except FileNotFoundError:
-            return DamagedBackup(path, name[-8:], "it has no manifest.json")
+            return DamagedBackup(path, name[-8:], "manifest.json is missing")
         except (OSError, ValueError) as error:
             return DamagedBackup(path, name[-8:], f"manifest.json: {error}")
         return Stored(path, found)
