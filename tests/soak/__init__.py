@@ -1,0 +1,1 @@
+"""Long runs of what script/test tries a dozen times."""
