@@ -296,7 +296,7 @@ def _documents_of_backups(json_of: Documents, directory: Path) -> None:
     for name in ("manifest", "verified"):
         text = (Path(made["path"]) / f"{name}.json").read_text()
         json_of.check(text, f"backup-{name}/1")
-    slowly = json_of.lines("backup", "--to", repository, "--level", "full", "--rate", "4M")
+    slowly = json_of.lines("backup", "--to", repository, "--level", "full", "--rate", "256k")
     for line in slowly[:-1]:
         json_of.check(line, "backup-progress/1")
     json_of.check(slowly[-1], "backup/1")
