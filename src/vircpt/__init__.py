@@ -22,7 +22,18 @@ from vircpt import errors
 from vircpt.errors import VircptError
 
 if TYPE_CHECKING:
-    from vircpt.api import Domain, Export, Extent, Freeze, Host, Totals, connect
+    from vircpt.api import (
+        Domain,
+        Export,
+        Extent,
+        Freeze,
+        Host,
+        Level,
+        Repository,
+        Totals,
+        connect,
+        open_repository,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,11 +42,14 @@ __all__ = [
     "Extent",
     "Freeze",
     "Host",
+    "Level",
+    "Repository",
     "Totals",
     "VircptError",
     "__version__",
     "connect",
     "errors",
+    "open_repository",
 ]
 
 

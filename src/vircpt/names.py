@@ -18,6 +18,11 @@ def is_good(name: str) -> bool:
     return len(name) <= MAX_LENGTH and re.match(_GOOD, name) is not None
 
 
+def is_of_backup(name: str) -> bool:
+    """Whether a backup made the checkpoint of that name: it goes when no backup needs it."""
+    return re.match(r"vircpt-[0-9a-f]{8}-[0-9a-f]{8}\Z", name) is not None
+
+
 def check(name: str) -> str:
     """Return `name`; raise InvalidInput if no checkpoint may be called so."""
     if is_good(name):

@@ -25,6 +25,15 @@ def format_size(size: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second from 200M, 1.5G, 800k or a number of bytes, in binary units."""
+    try:
+        return parse_size(text.strip().removesuffix("/s"))
+    except InvalidInput as error:
+        hint = "write 200M for 200 MiB a second"
+        raise InvalidInput(f"{text!r} is no rate", why=error.why, hint=hint) from error
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as people say them: 0.042 s, 12.3 s, 5 min, 2 h 10 min, 3 d 4 h."""
     if seconds < 9.9995:

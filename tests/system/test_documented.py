@@ -204,9 +204,16 @@ class Documents:
     def __call__(self, *arguments: str | Path, status: int = 0, schema: str) -> Any:
         done = self._cli("-d", self._domain, "--json", *arguments)
         assert done.returncode == status, done.stderr
-        text, other = (done.stderr, done.stdout) if status else (done.stdout, done.stderr)
+        failed = status and schema == "error/1"
+        text, other = (done.stderr, done.stdout) if failed else (done.stdout, done.stderr)
         assert other == "", "with --json there is nothing but the document"
         return self.check(text, schema)
+
+    def lines(self, *arguments: str | Path) -> list[str]:
+        """Of a command that prints several documents, a line each."""
+        done = self._cli("-d", self._domain, "--json", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
 
     def check(self, text: str, schema: str) -> Any:
         document = schemas.check(text, schema)
@@ -242,6 +249,7 @@ def test_every_json_document_fits_its_schema(
     json_of("hotadd", "--to", "tools", "--bus", "scsi", "--timeout", "0", schema="hotadd/1")
     json_of("exports", schema="exports/1")
     json_of("hotremove", "--from", "tools", schema="hotremove/1")
+    _documents_of_backups(json_of, tmp_path)
     json_of("delete", "--name", "one", "--children", "--dry-run", schema="delete/1")
     json_of("boot", schema="boot/1")
     json_of("boot", "--stop", schema="boot-stop/1")
@@ -282,6 +290,27 @@ def _documents_of_an_export(json_of: Documents, directory: Path) -> None:
     json_of("copy", directory / "copy.qcow2", schema="copy/1")
     json_of("overlay", directory / "overlay.qcow2", schema="overlay/1")
     json_of("release", schema="release/1")
+
+
+def _documents_of_backups(json_of: Documents, directory: Path) -> None:
+    repository = directory / "repository"
+    made = json_of("backup", "--to", repository, schema="backup/1")
+    assert made["freeze"]["state"] == "frozen"
+    json_of("verify", "--from", repository, schema="verify/1")
+    json_of("backups", "--from", repository, schema="backups/1")
+    restored = ("restore", made["id"], "--from", repository, "--to-dir", directory)
+    json_of(*restored, "--disk", "vda", schema="restore/1")
+    json_of.check((repository / "vircpt-repository.json").read_text(), "backup-repository/1")
+    for name in ("manifest", "verified"):
+        text = (Path(made["path"]) / f"{name}.json").read_text()
+        json_of.check(text, f"backup-{name}/1")
+    slowly = json_of.lines("backup", "--to", repository, "--level", "full", "--rate", "256k")
+    for line in slowly[:-1]:
+        json_of.check(line, "backup-progress/1")
+    json_of.check(slowly[-1], "backup/1")
+    (Path(made["path"]) / "manifest.json").write_text("{}")
+    json_of("verify", "--from", repository, status=4, schema="verify/1")
+    json_of("backups", "--from", repository, schema="backups/1")
 
 
 def test_json_documents_of_other_states_fit(vm1: Vm, cli: Cli) -> None:

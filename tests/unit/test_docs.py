@@ -53,7 +53,7 @@ def schemas_in_source() -> set[str]:
     found: set[str] = set()
     for path in (CHECKOUT / "src").rglob("*.py"):
         text = path.read_text()
-        found.update(re.findall(r"\bdocument\(\s*\"([a-z-]+/\d+)\"", text))
+        found.update(re.findall(r"\b(?:document|line)\(\s*\"([a-z-]+/\d+)\"", text))
         found.update(re.findall(r"\bvircpt/([a-z-]+/\d+)\b", text))
     return found
 

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vircpt.errors import InvalidInput
-from vircpt.units import format_age, format_duration, format_size, parse_duration, parse_size
+from vircpt.units import (
+    format_age,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
 YEAR = 366 * 86400
@@ -187,3 +194,17 @@ def test_parse_size(text: str, size: int) -> None:
 def test_parse_size_refuses(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("200M", 200 << 20), ("1.5G", 3 << 29), ("800k", 800 << 10), ("7", 7), ("2MiB/s", 2 << 20)],
+)
+def test_rates(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1M", "0", "0.1", "1X"])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(InvalidInput, match="rate"):
+        parse_rate(text)

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from vircpt.api.domain import Domain
     from vircpt.api.export import Export
     from vircpt.api.host import Host, connect, library_versions
+    from vircpt.api.repository import Repository, StoredBackup, open_repository
     from vircpt.blocks.extents import KINDS, Columns, Extent, Kind, Totals
     from vircpt.confined.messages import Found
     from vircpt.hypervisor.agent import Freeze, FreezeReport, FreezeState
     from vircpt.hypervisor.clone import Change, Network
     from vircpt.hypervisor.connection import Versions
     from vircpt.hypervisor.domain import DomainFacts
+    from vircpt.operations.backup import Backup
+    from vircpt.operations.backup_copy import DiskProgress
     from vircpt.operations.boot_stop import StoppedClone
     from vircpt.operations.boot_test import BOOT_LIMIT, BootReport, Until, Wanted, parse_until
     from vircpt.operations.commands import UsefulCommand
@@ -50,14 +53,18 @@ if TYPE_CHECKING:
     from vircpt.operations.mounts import Mounted, Unmounted
     from vircpt.operations.reading import ExportedDisk
     from vircpt.operations.release import ReleasedExport
+    from vircpt.operations.restore import RestoredDisk
     from vircpt.operations.selection import Skipped
     from vircpt.operations.tcp import TcpListen, parse_listen
+    from vircpt.operations.verify import Verification
     from vircpt.records.history import Noted
+    from vircpt.repository.manifest import Level
 
 __all__ = [
     "BOOT_LIMIT",
     "KINDS",
     "AttachedDisk",
+    "Backup",
     "BootReport",
     "Change",
     "CheckpointPlan",
@@ -71,6 +78,7 @@ __all__ = [
     "Deletion",
     "DiskDetails",
     "DiskLayout",
+    "DiskProgress",
     "DiskStatus",
     "Domain",
     "DomainFacts",
@@ -96,12 +104,15 @@ __all__ = [
     "Hotremoved",
     "Kind",
     "Left",
+    "Level",
     "Mounted",
     "Network",
     "NotLookedInto",
     "Noted",
     "ReleasedExport",
     "Repair",
+    "Repository",
+    "RestoredDisk",
     "RestoredMetadata",
     "Safety",
     "SavedMetadata",
@@ -109,18 +120,21 @@ __all__ = [
     "Severity",
     "Skipped",
     "StoppedClone",
+    "StoredBackup",
     "TcpListen",
     "Totals",
     "Unmounted",
     "Until",
     "UsefulCommand",
     "Verdict",
+    "Verification",
     "Versions",
     "Wanted",
     "connect",
     "descendants",
     "leaves",
     "library_versions",
+    "open_repository",
     "parse_listen",
     "parse_until",
     "roots",
@@ -131,6 +145,7 @@ _HOMES = {
     "api.domain": ("Domain",),
     "api.export": ("Export",),
     "api.host": ("Host", "connect", "library_versions"),
+    "api.repository": ("Repository", "StoredBackup", "open_repository"),
     "blocks.extents": ("KINDS", "Columns", "Extent", "Kind", "Totals"),
     "hypervisor.agent": ("Freeze", "FreezeReport", "FreezeState"),
     "hypervisor.clone": ("Change", "Network"),
@@ -138,6 +153,8 @@ _HOMES = {
     "hypervisor.domain": ("DomainFacts",),
     "operations.boot_test": ("BOOT_LIMIT", "BootReport", "Until", "Wanted", "parse_until"),
     "operations.boot_stop": ("StoppedClone",),
+    "operations.backup": ("Backup",),
+    "operations.backup_copy": ("DiskProgress",),
     "operations.commands": ("UsefulCommand",),
     "operations.consumers": ("ConsumerStatus",),
     "operations.create": ("CheckpointPlan", "CreatedCheckpoint"),
@@ -166,10 +183,13 @@ _HOMES = {
     "operations.mounts": ("Mounted", "Unmounted"),
     "operations.metadata": ("RestoredMetadata", "SavedMetadata"),
     "operations.reading": ("ExportedDisk",),
+    "operations.restore": ("RestoredDisk",),
     "operations.release": ("ReleasedExport",),
     "operations.selection": ("Skipped",),
     "operations.tcp": ("TcpListen", "parse_listen"),
     "records.history": ("Noted",),
+    "operations.verify": ("Verification",),
+    "repository.manifest": ("Level",),
 }
 
 

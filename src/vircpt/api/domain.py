@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vircpt.hypervisor.agent import Freeze
     from vircpt.hypervisor.clone import Network
     from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
+    from vircpt.operations.backup import Backup
+    from vircpt.operations.backup_copy import Watch
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
     from vircpt.operations.export import ExportPlan
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from vircpt.operations.mounts import Mounted
     from vircpt.operations.tcp import TcpListen
     from vircpt.records.history import Noted
+    from vircpt.repository.manifest import Level
 
 DEFAULT_FREEZE_LIMIT = 10.0
 """Seconds after which a frozen guest is thawed, whatever happens."""
@@ -323,6 +326,36 @@ class Domain:
             hotadd.withdraw(self._raw, done, error)
         else:
             mounts.withdraw(self._raw, done, error)
+
+    def backup(
+        self,
+        repository: Path | str,
+        *,
+        level: Level | None = None,
+        disks: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        zstd: bool = False,
+        rate: int | None = None,
+        freeze: Freeze | None = None,
+        freeze_limit: float = DEFAULT_FREEZE_LIMIT,
+        scratch_dir: str | None = None,
+        watch: Watch | None = None,
+    ) -> Backup:
+        """Back the domain up into a repository, which is made if there is nothing yet.
+
+        `level` None makes an incremental backup if that is possible, else a full one and says
+        why. `rate` in bytes a second; `watch` is told how far it is, ten times a second.
+        Raises Busy if the domain has a job or another backup runs, BrokenChain if `level`
+        can't be had, Mismatch for a damaged repository. What fails leaves nothing.
+        """
+        from pathlib import Path
+
+        from vircpt.operations import backup
+
+        options = backup.BackupOptions(
+            Path(repository), level, disks, exclude, zstd, rate, freeze, freeze_limit, scratch_dir
+        )
+        return backup.backup(self._raw, options, watch)
 
     def running_export(self) -> Export:
         """The export that runs on this domain now; raises NotFound."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vircpt.api.repository import StoredBackup
     from vircpt.hypervisor.connection import Versions
     from vircpt.operations.boot_stop import StoppedClone
     from vircpt.operations.doctor.examine import Examination
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vircpt.operations.hotremove import Hotremoved
     from vircpt.operations.mounts import Unmounted
     from vircpt.operations.release import ReleasedExport
+    from vircpt.operations.restore import RestoredDisk
+    from vircpt.operations.restore_domain import DefinedDomain
 
 
 def connect(
@@ -81,6 +84,24 @@ class Host:
     def domains(self) -> list[Domain]:
         """All domains, running or not, by name."""
         return [Domain(one) for one in domains.list_domains(self._connection)]
+
+    def refuse_existing(self, name: str) -> None:
+        """Raise InvalidInput if there is a domain of that name."""
+        from vircpt.operations import restore_domain
+
+        restore_domain.refuse_existing(self._connection, name)
+
+    def define_restored(
+        self, backup: StoredBackup, name: str, disks: Sequence[RestoredDisk], directory: Path
+    ) -> DefinedDomain:
+        """Define the domain of a backup anew, as `name`, on restored disks.
+
+        It gets a new UUID and new MAC addresses; NVRAM, kernel and initrd of the backup go
+        into `directory`. Raises InvalidInput if there is a domain of that name.
+        """
+        from vircpt.operations import restore_domain
+
+        return restore_domain.define(self._connection, backup.stored, name, disks, directory)
 
     def exports(self) -> list[ExportStatus]:
         """All exports on this host, and backup jobs that other programs run."""

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +181,61 @@ def _named(path: Path, part: Path) -> Iterator[None]:
     except VircptError as error:
         why = error.why and error.why.replace(str(part), str(path))
         raise type(error)(error.what, why=why, hint=error.hint) from error
+
+
+@dataclass(frozen=True)
+class OpenChain:
+    """An image and those below it, given to QEMU as files that are open already.
+
+    `node` describes it in QEMU's words; `handles` are the files that it names as /dev/fd/N.
+    """
+
+    node: Mapping[str, object]
+    handles: tuple[int, ...]
+
+    def file_name(self) -> str:
+        """What stands for it on QEMU's command lines."""
+        return f"json:{json.dumps(self.node)}"
+
+
+def convert(
+    chain: OpenChain,
+    path: Path,
+    image_format: str,
+    progress: Progress | None,
+    agree: Callable[[], None],
+) -> None:
+    """Copy a chain into one new image, sparse and synced; an existing file is never replaced.
+
+    `agree` is called before it is put in its place, and may raise.
+    """
+    with placed(path) as (part, handle), _named(path, part):
+        command = ["qemu-img", "convert", "-p", "-O", image_format, chain.file_name(), str(part)]
+        what = f"cannot restore to {path}"
+        _run_with_progress(command, what, progress, handle, *chain.handles)
+        agree()
+
+
+def convert_to_device(chain: OpenChain, path: Path, progress: Progress | None = None) -> None:
+    """Copy a chain onto a block device, zeroes too."""
+    command = ["qemu-img", "convert", "-p", "-n", "-O", "raw", chain.file_name(), str(path)]
+    _run_with_progress(command, f"cannot restore to {path}", progress, *chain.handles)
+    with path.open("rb") as device:
+        os.fsync(device.fileno())
+
+
+def read_all(chain: OpenChain, size: int, progress: Progress | None = None) -> None:
+    """Have QEMU read all of it."""
+    command = ["qemu-img", "convert", "-p", "-n", "--target-image-opts", chain.file_name(),
+               f"driver=null-co,size={size}"]  # fmt: skip
+    _run_with_progress(command, "QEMU can't read it", progress, *chain.handles)
+
+
+def check(chain: OpenChain) -> None:
+    """Have QEMU look for faults in the tables of the topmost image; raises VircptError."""
+    node = {**chain.node, "backing": None}
+    _run(["qemu-img", "check", "-q", f"json:{json.dumps(node)}"], "qemu-img check found faults",
+         *chain.handles)  # fmt: skip
 
 
 def nbdinfo(uri: str, *, as_json: bool = False) -> str:

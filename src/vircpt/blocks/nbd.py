@@ -6,7 +6,7 @@ This module alone imports libnbd's binding, `nbd`, which comes from the distribu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -206,6 +206,30 @@ class Reader:
         except self._module.Error as error:
             raise _translate(error, self.uri) from error
 
+    def start_read(self, buffer: Any, offset: int) -> int:
+        """Ask for the bytes at `offset` that fill an nbd.Buffer; a number for `is_read`."""
+        try:
+            return int(self._nbd.aio_pread(buffer, offset))
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
+    def is_read(self, number: int) -> bool:
+        """Whether they have come; may be asked once more after a False, not after a True."""
+        try:
+            return bool(self._nbd.aio_command_completed(number))
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
+    def advance(self, direction: int) -> None:
+        """Let libnbd go on after its socket was found ready."""
+        try:
+            if direction & self._module.AIO_DIRECTION_READ:
+                self._nbd.aio_notify_read()
+            elif direction & self._module.AIO_DIRECTION_WRITE:
+                self._nbd.aio_notify_write()
+        except self._module.Error as error:
+            raise _translate(error, self.uri) from error
+
     def steps(self) -> Iterator[tuple[Runs, Runs | None]]:
         """The block status of the whole disk, piece by piece: of allocation, and of the bitmap.
 
@@ -263,6 +287,27 @@ class Reader:
         for context in self._contexts:
             if not self._nbd.can_meta_context(context):
                 raise NotFound(f"the export has no {context!r}", why=self.uri)
+
+
+def wait(readers: Sequence[Reader], milliseconds: int = _SLICE) -> bool:
+    """Let libnbd work on all these connections; False if none had anything for that long."""
+    import select
+
+    poll = select.poll()
+    by_handle: dict[int, tuple[Reader, int]] = {}
+    for one in readers:
+        module, connection = one._module, one._nbd
+        direction = connection.aio_get_direction()
+        events = select.POLLIN if direction & module.AIO_DIRECTION_READ else 0
+        events |= select.POLLOUT if direction & module.AIO_DIRECTION_WRITE else 0
+        handle = connection.aio_get_fd()
+        poll.register(handle, events)
+        by_handle[handle] = one, direction
+    ready = poll.poll(milliseconds)
+    for handle, _ in ready:
+        one, direction = by_handle[handle]
+        one.advance(direction)
+    return bool(ready)
 
 
 def _clip(runs: Runs, limit: int) -> Runs:

@@ -51,6 +51,13 @@ def document(schema: str, **content: Any) -> None:
     print(json.dumps({"schema": f"vircpt/{schema}", **plain(content)}, indent=2))
 
 
+def line(schema: str, **content: Any) -> None:
+    """Print one JSON document as a line, for commands that tell several."""
+    import json
+
+    print(json.dumps({"schema": f"vircpt/{schema}", **plain(content)}), flush=True)
+
+
 def without_nonce(plan: Any) -> dict[str, Any]:
     """A plan for JSON, less what tells only us anything."""
     return {key: value for key, value in plain(plan).items() if key != "nonce"}

@@ -127,6 +127,16 @@ class LibvirtDomain:
         with translated("cannot ask for the size of the disk", domain=self.name, disk=target):
             return int(self.raw.blockInfo(target)[0])
 
+    def full_definition(self) -> str:
+        """Its XML as it can be defined again, secrets included; of a running one as it runs now."""
+        flags = libvirt.VIR_DOMAIN_XML_SECURE
+        with translated("cannot read the domain's definition", domain=self.name):
+            if self.raw.isActive():
+                flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
+            else:
+                flags |= libvirt.VIR_DOMAIN_XML_INACTIVE
+            return str(self.raw.XMLDesc(flags))
+
     def facts(self) -> DomainFacts:
         """Its state and disks, now."""
         with translated("cannot read the domain's definition", domain=self.name):
@@ -134,6 +144,27 @@ class LibvirtDomain:
             active = bool(self.raw.isActive())
             text = self.raw.XMLDesc(0)
         return parse_domain(text, _STATES.get(state, "unknown"), active)
+
+
+class BootFiles(NamedTuple):
+    """Paths of what a domain needs besides its disks, None for what it hasn't."""
+
+    nvram: str | None
+    kernel: str | None
+    initrd: str | None
+    tpm: bool
+    """It has an emulated TPM, whose state libvirt keeps."""
+
+
+def boot_files(definition: str) -> BootFiles:
+    """What stands in a domain's XML of such files."""
+    root = xml.parse(definition)
+    return BootFiles(
+        nvram=root.findtext("os/nvram"),
+        kernel=root.findtext("os/kernel"),
+        initrd=root.findtext("os/initrd"),
+        tpm=root.find("devices/tpm/backend[@type='emulator']") is not None,
+    )
 
 
 def lookup(connection: Connection, name: str) -> LibvirtDomain:
@@ -157,6 +188,15 @@ def find(connection: Connection, uuid: str) -> LibvirtDomain | None:
     try:
         with translated(f"cannot find domain {uuid}"):
             return LibvirtDomain(connection, connection.raw.lookupByUUIDString(uuid))
+    except NotFound:
+        return None
+
+
+def find_by_name(connection: Connection, name: str) -> LibvirtDomain | None:
+    """The domain of that name, or None."""
+    try:
+        with translated(f"cannot find domain {name!r}"):
+            return LibvirtDomain(connection, connection.raw.lookupByName(name))
     except NotFound:
         return None
 

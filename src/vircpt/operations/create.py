@@ -139,7 +139,10 @@ def draft(domain: LibvirtDomain, facts: DomainFacts, options: CheckpointOptions)
             f"vircpt -d {quoted(domain.name)} delete --name {name}",
         )  # fmt: skip
     quick.refuse_leftovers(domain, selection, name)
-    ours = sorted((one for one in present if one.ours), key=lambda one: one.created)
+    ours = sorted(
+        (one for one in present if one.ours and not names.is_of_backup(one.name)),
+        key=lambda one: one.created,
+    )
     drops = ours[: max(0, len(ours) + 1 - options.keep_last)] if options.keep_last else []
     nonce = int.from_bytes(os.urandom(6), "big")
     definition = checkpoints.build_xml(

@@ -67,7 +67,7 @@ def delete(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) 
         gone: list[str] = []
         for one in reversed(planned.checkpoints):
             try:
-                _delete_one(domain, one, metadata_only)
+                delete_one(domain, one, metadata_only=metadata_only)
             except VircptError as error:
                 if gone:
                     error.add_note(f"deleted before it: {', '.join(gone)}")
@@ -76,7 +76,8 @@ def delete(domain: LibvirtDomain, name: str, scope: Scope, metadata_only: bool) 
     return planned
 
 
-def _delete_one(domain: LibvirtDomain, name: str, metadata_only: bool) -> None:
+def delete_one(domain: LibvirtDomain, name: str, *, metadata_only: bool = False) -> None:
+    """Delete one checkpoint; one whose bitmaps are all gone is forgotten. The domain is locked."""
     try:
         checkpoints.delete(domain, name, metadata_only=metadata_only)
     except BrokenChain as error:

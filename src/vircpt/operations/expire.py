@@ -1,7 +1,8 @@
 """Release an export when its time has come, also when the vircpt that started it has gone.
 
 `watch` starts a process of its own that sleeps, and runs `main` here: at the export's end
-it opens a connection and releases; if the export is released earlier it just goes.
+it opens a connection and releases; if the export is released earlier it just goes. The end
+of an owned export is that of its owner.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ def main(export_id: str) -> None:
             record = records.read(export_id).record
         except NotFound:
             return
+        if record.owned:
+            _outlive(export_id)
+            return
         if record.expires is None:
             return
         left = record.expires - time.time()
@@ -50,6 +54,12 @@ def main(export_id: str) -> None:
             break
         time.sleep(min(left, _LOOK))
     _release(export_id)
+
+
+def _outlive(export_id: str) -> None:
+    """Sleep until the owner has gone; what it released itself is gone then too."""
+    if records.is_abandoned(records.read(export_id), wait=True):
+        _release(export_id)
 
 
 def _release(export_id: str) -> None:
@@ -61,7 +71,10 @@ def _release(export_id: str) -> None:
         try:
             directory = records.read(export_id)
             with Connection(directory.record.uri) as connection:
-                release.release_expired(connection, directory)
+                if directory.record.owned:
+                    release.release_abandoned(connection, directory)
+                else:
+                    release.release_expired(connection, directory)
         except NotFound:
             return
         except VircptError:

@@ -13,7 +13,7 @@ import pwd
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError, quoted
 from vircpt.hypervisor import agent, backups, checkpoints
@@ -21,7 +21,7 @@ from vircpt.hypervisor.agent import Freeze, FreezeReport
 from vircpt.hypervisor.checkpoints import Checkpoint
 from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
 from vircpt.interrupts import hold, uninterrupted
-from vircpt.operations import expire, jobs, offline, ownership
+from vircpt.operations import expire, jobs, offline, ownership, release
 from vircpt.operations.create import CheckpointOptions, CheckpointPlan, draft, refuse_late, undo
 from vircpt.operations.selection import Selection, Skipped, select
 from vircpt.operations.tcp import TcpListen, check_tcp
@@ -50,6 +50,8 @@ class ExportOptions:
     freeze: Freeze | None = None
     freeze_limit: float = agent.DEFAULT_LIMIT
     purpose: str | None = None
+    owned: bool = False
+    """Ends with this process, whatever becomes of it, and the new checkpoint with it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class StartedExport:
     directory: ExportDirectory
     plan: ExportPlan
     freeze: FreezeReport
+    owner: int | None = None
+    """A handle; an owned export is let go when it is closed."""
 
 
 def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
@@ -106,17 +110,22 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
         planned = _plan(domain, facts, options)
         owner = facts.qemu_owner or domain.connection.qemu_owner()
         directory: ExportDirectory | None = None
+        handle: int | None = None
         try:
             with uninterrupted():
                 directory = records.create(
                     _record(domain, planned, options), (owner.uid, owner.gid) if owner else None
                 )
-            started = _start(domain, facts, planned, options, directory)
+                if options.owned:
+                    handle = records.take(directory)
+            started = replace(_start(domain, facts, planned, options, directory), owner=handle)
             hold()
         except BaseException as error:
             if directory is not None:
                 with uninterrupted():
                     _abandon(domain, directory, planned, error)
+            if handle is not None:
+                os.close(handle)
             raise
         return started
 
@@ -134,7 +143,7 @@ def _start(
     options: ExportOptions,
     directory: ExportDirectory,
 ) -> StartedExport:
-    if options.ttl is not None:
+    if options.ttl is not None or options.owned:
         expire.watch(directory)
     if planned.offline:
         offline.serve(directory, facts)
@@ -305,6 +314,8 @@ def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) 
         scratch_dir=None if domain.connection.is_remote else options.scratch_dir,
         expires=now + options.ttl if options.ttl else None,
         purpose=options.purpose,
+        owned=options.owned,
+        nonce=planned.nonce if options.owned else None,
     )
 
 
@@ -337,15 +348,15 @@ def _scratch(
 
 
 def _clear_dead(domain: LibvirtDomain) -> None:
-    """Remove what dead exports of this domain left: their job or server is gone.
+    """Remove what dead exports of this domain left: their job, server or owner is gone.
 
     Raises Busy if somebody holds on to one: what they write to must not be torn away.
     """
     for directory in records.of_domain(domain.uuid):
-        if not ownership.is_alive(domain.connection, directory):
+        alive = ownership.is_alive(domain.connection, directory)
+        if not alive or records.is_abandoned(directory):
             _clear_consumers(domain, directory)
-            ownership.stop_processes(directory)
-            directory.remove()
+            release.remove(domain, directory, alive=alive)
 
 
 def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:

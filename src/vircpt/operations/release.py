@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +79,35 @@ def release_expired(connection: Connection, directory: ExportDirectory) -> None:
     release_one(connection, directory.record.id, force=True)
 
 
+def release_abandoned(connection: Connection, directory: ExportDirectory) -> None:
+    """Release an export whose owner has gone, and delete the checkpoint that came with it."""
+    record = directory.record
+    with records.locked(record.uuid, record.domain, PATIENCE):
+        if not records.is_abandoned(directory):
+            return
+        end(connection, directory, force=True, limit=attachments.LIMIT)
+
+
+def remove(domain: LibvirtDomain | None, directory: ExportDirectory, *, alive: bool) -> None:
+    """End the job or the server if it is alive, and remove what it had.
+
+    If its owner has gone, so does the checkpoint that was made for it: without the rest of
+    what the owner was about to do it is worth nothing. The domain is locked.
+    """
+    from vircpt.operations import create
+
+    record = directory.record
+    lost = records.is_abandoned(directory)
+    with uninterrupted():
+        if alive and record.kind == "live" and domain is not None:
+            backups.end(domain, lambda job: ownership.is_ours(job, directory))
+        if domain is not None and lost and record.checkpoint and record.nonce is not None:
+            with suppress(VircptError):  # it is shut off: the next backup looks for such
+                create.undo(domain, record.checkpoint, record.nonce)
+        ownership.stop_processes(directory)
+        directory.remove()
+
+
 def end_unused(connection: Connection, directory: ExportDirectory) -> bool:
     """End an export that was made for consumers of which none is left; True if that was so.
 
@@ -110,11 +140,7 @@ def end(
     alive = ownership.is_alive_on(domain, directory)
     nearby = domain.connection if domain else connection
     detached = _end_consumers(nearby, directory, alive, force, limit)
-    with uninterrupted():
-        if alive and record.kind == "live" and domain is not None:
-            backups.end(domain, lambda job: ownership.is_ours(job, directory))
-        ownership.stop_processes(directory)
-        directory.remove()
+    remove(domain, directory, alive=alive)
     paused = record.kind == "live" and domain is not None and _is_stuck(domain)
     return ReleasedExport(record.id, record.domain, alive, paused, detached)
 

@@ -81,6 +81,11 @@ class ExportDirectory:
         return (self.path / "io").stat(follow_symlinks=False)
 
     @property
+    def owner_mark(self) -> Path:
+        """The file on which the owner of an owned export holds a lock."""
+        return self.path / "owner"
+
+    @property
     def scratch(self) -> Path:
         """The directory of the scratch files."""
         if self.record.scratch_dir:
@@ -220,6 +225,38 @@ def of_domain(uuid: str) -> list[ExportDirectory]:
 def damaged_of(uuid: str) -> list[Damaged]:
     """The exports of that domain whose state can't be read."""
     return [one for one in list_all() if isinstance(one, Damaged) and one.uuid == uuid]
+
+
+def take(directory: ExportDirectory) -> int:
+    """Become the owner of an owned export, for as long as the returned handle is open."""
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(directory.owner_mark, flags, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def is_abandoned(directory: ExportDirectory, *, wait: bool = False) -> bool:
+    """True if the export had an owner who has gone; with `wait` wait for that.
+
+    False if it has been removed meanwhile: then it has been released.
+    """
+    import fcntl
+
+    if not directory.record.owned:
+        return False
+    try:
+        handle = os.open(directory.owner_mark, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return directory.path.exists()  # it had none yet
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return directory.path.exists()
 
 
 @contextmanager

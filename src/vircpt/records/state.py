@@ -52,6 +52,10 @@ class ExportRecord:
     scratch_dir: str | None = None
     expires: float | None = None
     purpose: str | None = None
+    owned: bool = False
+    """It ends with the process that started it, and its checkpoint with it."""
+    nonce: int | None = None
+    """Of the checkpoint that is made with an owned export."""
 
 
 def write(directory: Path, record: DataclassInstance) -> None:

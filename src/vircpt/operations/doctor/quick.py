@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vircpt.blocks import qcow2
+from vircpt.blocks.bitmap_names import bitmap_names
 from vircpt.errors import BrokenChain, quoted
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations.selection import Selection
@@ -18,7 +18,7 @@ def refuse_leftovers(domain: LibvirtDomain, selection: Selection, name: str) -> 
         return
     for disk in selection.disks:
         local = disk.source is not None and disk.source_type in ("file", "block")
-        if local and disk.source and name in qcow2.bitmap_names(disk.source):
+        if local and disk.source and name in bitmap_names(disk.source):
             raise BrokenChain(
                 f"checkpoint {name} can't be made",
                 why=f"the image of disk {disk.target} holds a bitmap of that name, left by a "

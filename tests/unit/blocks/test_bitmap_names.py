@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vircpt.blocks.qcow2 import bitmap_names
+from vircpt.blocks.bitmap_names import bitmap_names
 
 NAMES = ["one", "a rather long name " * 10, "ümlaut", "x"]
 
