@@ -176,14 +176,16 @@ def test_nothing_that_changed_is_missing(image: Image, tmp_path: Path) -> None:
     """Random changes: whatever differs is in the list, whatever is certain differs."""
     path = tmp_path / "changed.img"
     shutil.copyfile(image.path, path)
-    # so that old times and new ones can be told apart, as they are between two checkpoints
-    time.sleep(0.3)
+    # what lies within the margin of a checkpoint may have been before it or after it: nothing does
+    margin = SECOND // 10
+    time.sleep(2 * margin / SECOND)
     since = time.time_ns()
+    time.sleep(2 * margin / SECOND)
     with mounted(image.recipe, path, tmp_path / "mnt") as where:
         Changes(where, seed=5, unix=image.recipe.is_unix).do(60)
     with mounted(image.recipe, path, tmp_path / "mnt", read_only=True) as where:
         after = look(where)
-    window = Window(since=since, until=time.time_ns(), margin=SECOND // 10)
+    window = Window(since=since, until=time.time_ns(), margin=margin)
     dirty = clusters_that_differ(image.path, path)
     filesystem = Image(image.recipe, path, after).open()
     changes = {
