@@ -43,7 +43,8 @@ def leftovers() -> list[str]:
     Processes may be about to end: they get some seconds for that, if nothing else is there.
     """
     found = _below(EXPORTS)
-    found += [path for path in _below(Path("/var/lib/libvirt")) if _SCRATCH.search(path)]
+    elsewhere = (path for path in _below(Path("/var/lib/libvirt")) if "/checkpoint/" not in path)
+    found += [path for path in elsewhere if _SCRATCH.search(path)]
     if found:
         return found
     with suppress(LabError):
