@@ -21,6 +21,7 @@ _depth = 0
 _waiting: int | None = None
 _telling = False
 _held = False
+_told = False
 _deaf: set[CodeType] = set()
 
 
@@ -38,17 +39,25 @@ def uninterrupted() -> Iterator[None]:
 def telling() -> Iterator[None]:
     """Inside, what an operation has done can be told: after its `hold` interruptions wait.
 
-    One that still waits at the end of the block is forgotten: all is done, and told.
+    One that still waits at the end of the block is forgotten, and so is any that comes later,
+    until the next `begin`: all is done, and told.
     """
-    global _telling, _waiting
+    global _telling, _told, _waiting
     before, _telling = _telling, True
     try:
         yield
+        _told = _told or _in_main_thread()
     finally:
         _telling = before
         if _held:
             _waiting = None
             resume()
+
+
+def begin() -> None:
+    """A new command begins: it may be interrupted."""
+    global _told
+    _told = False
 
 
 def hold() -> None:
@@ -58,8 +67,8 @@ def hold() -> None:
     """
     global _held
     if _telling and not _held and _in_main_thread():
+        _enter()  # first: resume, called for a signal in between, undoes both or nothing
         _held = True
-        _enter()
 
 
 def resume() -> None:
@@ -105,6 +114,8 @@ def raise_or_wait(signum: int, frame: FrameType | None) -> bool:
     Returns False if neither is possible at this place: try again in a moment.
     """
     global _waiting
+    if _told:
+        return True
     if _depth:
         _waiting = signum
         return True

@@ -18,6 +18,7 @@ from vircpt.interrupts import hold, resume, telling, uninterrupted
 
 @pytest.fixture(autouse=True)
 def _caught() -> Iterator[None]:
+    interrupts.begin()
     before = signal.signal(signal.SIGUSR1, interrupts.raise_or_wait)
     yield
     signal.signal(signal.SIGUSR1, before)
@@ -58,6 +59,8 @@ def test_who_tells_is_not_interrupted_from_the_operations_end_on() -> None:
         interrupt()
         told.append("all")
     assert told == ["all"]
+    interrupt()  # nothing is left that could be interrupted
+    interrupts.begin()
     with pytest.raises(Interrupted):
         interrupt()
 

@@ -137,6 +137,8 @@ class LazyGroup(_Strict, click.Group):
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if context.resilient_parsing:  # TAB: nothing may be printed into the line
+            return super().resolve_command(context, args)
         if name not in self.homes and not name.startswith("-"):
             hint = self._what_was_meant(name, args[1:])
             raise click.UsageError(f"No such command {name!r}. {hint}", context)

@@ -126,7 +126,7 @@ def _start(session: Session, name: str | None, what: dict[str, Any]) -> int:
 def _show(session: Session, clone: Clone) -> None:
     from vircpt.errors import quoted
 
-    end = f"vircpt -d {quoted(clone.original)} boot --stop"
+    end = session.aim(f"vircpt -d {quoted(clone.original)} boot --stop")
     if session.json:
         output.document("boot/1", **_facts(clone), stop_command=end)
         return

@@ -15,6 +15,7 @@ def run() -> NoReturn:
     Once all is flushed and closed nothing is left to do for the interpreter, and taking
     itself apart would take longer than many a command.
     """
+    _open_what_is_closed()
     gc.set_threshold(50_000)  # importing makes no garbage, and looking for it takes 4 ms
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while modules are imported
     from vircpt.cli import quick
@@ -31,3 +32,13 @@ def run() -> NoReturn:
         code = code or 1
     finally:
         os._exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """As after `>&-`: else the first file that is opened becomes stdout, and is written over."""
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    if closed:
+        while os.open(os.devnull, os.O_RDWR) < 2:
+            pass
+        for name in closed:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, PTH123

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vircpt.cli import complete, export_told
+from vircpt.cli import complete, export_told, output
 from vircpt.cli.base import Command, disk_options, freeze_options, freeze_policy, one_name
 from vircpt.cli.session import Session
 from vircpt.interrupts import hold, resume, telling
@@ -115,6 +115,8 @@ def command(
             sys.stdout.flush()
         except BaseException as error:  # nobody has been told of it
             export.withdraw(error)
+            if isinstance(error, BrokenPipeError):
+                output.warning(session, f"nobody reads the output: export {export.id} is released")
             raise
     return 0
 

@@ -72,7 +72,8 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
     cls=LazyGroup,
     homes=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failure, 2 usage, 3 partly done, 10 not found, 11 busy, "
+    epilog="Exit codes: 0 done, 1 failure, 2 usage, 3 partly done, 4 verification failed, "
+    "10 not found, 11 busy, "
     "12 not supported here, 13 broken bitmap, 14 host unreachable, 128+n signal n. "
     "An export shows the disks as they are when it starts, not as they were when the "
     "checkpoint was made.",

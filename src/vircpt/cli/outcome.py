@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 
 from vircpt import errors
 from vircpt.cli import signals
@@ -42,7 +43,12 @@ def _of(session: Session, work: Callable[[], int]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return tell(
-            errors.VircptError("the operating system reports an error", why=str(error)), session
+            errors.VircptError(
+                "the operating system reports an error",
+                why=str(error),
+                hint="is there space where the output goes?" if error.errno == ENOSPC else None,
+            ),
+            session,
         )
 
 
@@ -68,14 +74,14 @@ def tell(error: errors.VircptError, session: Session, exit_code: int | None = No
             "exit_code": exit_code or error.exit_code,
             "what": error.what,
             "why": error.why,
-            "hint": error.hint,
+            "hint": session.aim(error.hint) if error.hint else None,
             "domain": error.domain,
             "disk": error.disk,
             "checkpoint": error.checkpoint,
         }
         print(json.dumps(content), file=sys.stderr)
     else:
-        lines = error.describe().splitlines()
+        lines = session.aim(error.describe()).splitlines()
         print("\n".join(output.safe(line) for line in [f"error: {lines[0]}", *lines[1:]]),
               file=sys.stderr)  # fmt: skip
     return error.exit_code

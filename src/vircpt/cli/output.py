@@ -77,13 +77,13 @@ def done(session: Session, text: str) -> None:
 def message(session: Session, text: str) -> None:
     """Tell something that is no result, unless -q."""
     if session.verbosity >= 0:
-        print(text, file=sys.stderr)
+        print(session.aim(text), file=sys.stderr)
 
 
 def warning(session: Session, text: str) -> None:
     """Tell something that should not be missed."""
     if session.verbosity >= 0:
-        print(f"warning: {text}", file=sys.stderr)
+        print(f"warning: {session.aim(text)}", file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:

@@ -49,7 +49,7 @@ def recognise(arguments: Sequence[str]) -> Session | None:
             if word not in ("-d", "--domain") and commands:
                 return None  # the URI stands before the command
             value = next(words, "-")
-            if value.startswith("-") or getattr(session, _VALUES[word]) is not None:
+            if not value or value.startswith("-") or getattr(session, _VALUES[word]) is not None:
                 return None
             setattr(session, _VALUES[word], value)
         else:

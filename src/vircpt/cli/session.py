@@ -58,6 +58,18 @@ class Session:
             raise click.UsageError("no domain is named: use -d DOMAIN, or set VIRCPT_DOMAIN")
         return name
 
+    def aim(self, text: str) -> str:
+        """The commands in a text, so that they act on the host that this one acts on."""
+        if self.uri is None:
+            return text
+        import re
+
+        from vircpt.errors import quoted
+
+        connect = f"-c {quoted(self.uri)}"
+        text = re.sub(r"\bvircpt (?=-d )", lambda _: f"vircpt {connect} ", text)
+        return re.sub(r"\bvirsh (?=[a-z])", lambda _: f"virsh {connect} ", text)
+
     def domain(self) -> Domain:
         """The domain that was named; raises NotFound."""
         name = self.needed_domain  # before a connection is opened

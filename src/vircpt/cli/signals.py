@@ -9,7 +9,7 @@ import signal
 import sys
 from types import FrameType
 
-from vircpt.interrupts import raise_or_wait
+from vircpt.interrupts import begin, raise_or_wait
 
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 0.005
@@ -19,6 +19,7 @@ _pending: int | None = None
 
 def catch() -> None:
     """From here on the signals raise Interrupted."""
+    begin()
     for one in _CAUGHT:
         if signal.getsignal(one) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
             signal.signal(one, _interrupt)

@@ -237,7 +237,8 @@ def _lookup(domain: LibvirtDomain, name: str) -> libvirt.virDomainCheckpoint:
         with translated("cannot look the checkpoint up", domain=domain.name, checkpoint=name):
             return domain.raw.checkpointLookupByName(name)
     except NotFound:
-        known = ", ".join(sorted(names(domain))[-10:])
+        every = sorted(names(domain))
+        known = ", ".join(every[-10:]) + (f" and {len(every) - 10} more" if len(every) > 10 else "")
         raise NotFound(
             f"no checkpoint {name!r} in domain {domain.name}",
             hint=f"its checkpoints are: {known}" if known else "it has no checkpoints",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vircpt.cli.main import _COMMANDS, main
+from vircpt.cli.session import Session
 
 pytestmark = pytest.mark.usefixtures("signals_restored")
 NOWHERE = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
@@ -33,6 +34,8 @@ USAGE_ERRORS = [
     ["list", "--bogus"],
     ["list", "surplus"],
     ["list", "--descendants-of", "x"],
+    ["-d", "", "list"],
+    ["list", "--roots", "--leaves"],
     ["-d", "vm1", "list", "--roots", "--descendants-of", "x"],
     ["create", "--name"],
     ["-d", "vm1", "create", "--keep-last", "0"],
@@ -122,6 +125,38 @@ def test_several_disks_in_one_word_are_answered_with_what_to_write(capsys: Captu
 
 def test_the_same_domain_may_be_named_before_the_command_and_after_it(capsys: Captured) -> None:
     assert main(["-c", NOWHERE, "-d", "vm1", "info", "x", "-d", "vm1"]) == 14
+
+
+def test_printed_commands_act_on_the_same_host() -> None:
+    session = Session()
+    text = "vircpt -d vm1 release, then: virsh resume vm1, or vircpt exports"
+    assert session.aim(text) == text
+    session.uri = "qemu+ssh://host2/system"
+    assert session.aim(text) == (
+        "vircpt -c qemu+ssh://host2/system -d vm1 release, then: "
+        "virsh -c qemu+ssh://host2/system resume vm1, or vircpt exports"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_descriptors_that_are_closed_are_no_files_to_write_to(closed: str) -> None:
+    program = f"{sys.executable} -m vircpt -c '{NOWHERE}' -d vm1 list --tree {closed}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 14
+    assert "Traceback" not in done.stderr
+
+
+def test_a_uri_is_completed_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bash splits words at colons."""
+    words = {"COMP_WORDS": "vircpt -c qemu : ///system -d ", "COMP_CWORD": "6"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vircpt"],
+        env={**os.environ, **words, "_VIRCPT_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
 
 
 def test_help_is_a_command_as_well(capsys: Captured) -> None:
