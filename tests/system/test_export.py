@@ -265,6 +265,24 @@ def test_exports_names_foreign_jobs_and_release_leaves_them(blank: BlankFactory,
     end_job(vm)
 
 
+def test_the_export_of_another_vircpt_is_named_as_such(
+    blank: BlankFactory, cli: Cli, tmp_path: Path
+) -> None:
+    vm = blank()
+    export(cli, vm)
+    tmp_path.chmod(0o755)
+    elsewhere = {"VIRCPT_STATE_DIR": str(tmp_path / "state")}
+    refused = cli("-d", vm.name, "export", env=elsewhere)
+    assert refused.returncode == 11
+    for done in (refused, cli("-d", vm.name, "release", env=elsewhere)):
+        assert done.returncode == 11
+        assert "a vircpt of another user" in done.stderr
+        assert "domjob" not in done.stderr
+    (one,) = json.loads(cli("exports", "--json", env=elsewhere).stdout)["exports"]
+    assert "a vircpt of another user" in one["note"]
+    assert cli("-d", vm.name, "release").returncode == 0
+
+
 def test_release_without_an_export(blank: BlankFactory, cli: Cli) -> None:
     done = cli("-d", blank().name, "release")
     assert done.returncode == 10

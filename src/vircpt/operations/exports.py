@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,14 +228,7 @@ def _foreign(connection: Connection, ours: set[str | None]) -> list[ExportStatus
                     port=job.listen.port,
                     tls=job.listen.tls,
                     scratch_used=running.scratch_used if running else None,
-                    note=_another_users(job.listen.socket),
+                    note=ownership.others_note(job),
                 )
             )
     return found
-
-
-def _another_users(socket: str | None) -> str | None:
-    """A note if the socket is that of another user's vircpt, whose records we don't see."""
-    if socket is None or not re.search(r"/vircpt/exports/[^/]+/io/nbd\.sock\Z", socket):
-        return None
-    return f"another user's vircpt started it: release it as that user ({socket})"

@@ -13,13 +13,24 @@ def refuse(domain: LibvirtDomain, *, but_backups: bool = False) -> None:
     job = jobs.current(domain)
     if job is None or (but_backups and job.operation == jobs.BACKUP):
         return
+    whose = _whose(domain) if job.operation == jobs.BACKUP else None
     raise Busy(
         f"domain {domain.name} is busy",
-        why=f"a {job.operation} job that vircpt did not start has run for "
-        f"{format_age(job.seconds)}",
+        why=f"a {job.operation} job{'' if whose else ' that vircpt did not start'} has run for "
+        f"{format_age(job.seconds)}{f'; {whose}' if whose else ''}",
         domain=domain.name,
-        hint=f"see it with: virsh domjobinfo {quoted(domain.name)}",
+        hint="release it as that user"
+        if whose
+        else f"see it with: virsh domjobinfo {quoted(domain.name)}",
     )
+
+
+def _whose(domain: LibvirtDomain) -> str | None:
+    from vircpt.hypervisor import backups
+    from vircpt.operations import ownership
+
+    job = backups.current(domain)
+    return ownership.others_note(job) if job else None
 
 
 def holds(domain: LibvirtDomain) -> bool:

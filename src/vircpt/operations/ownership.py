@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from vircpt.hypervisor import backups
 from vircpt.hypervisor import domain as domains
@@ -38,6 +39,14 @@ def looks_ours(job: backups.BackupJob, directory: ExportDirectory) -> bool:
     return job.listen.socket == str(directory.socket) or any(
         path.startswith(inside) or mark in path for path in job.scratch_files
     )
+
+
+def others_note(job: backups.BackupJob) -> str | None:
+    """Whose it is, if its socket is that of a vircpt whose records are not ours to see."""
+    socket = job.listen.socket
+    if socket is None or not re.search(r"/exports/[0-9a-f]{8}/io/nbd\.sock\Z", socket):
+        return None
+    return f"a vircpt of another user, or with another VIRCPT_STATE_DIR, started it ({socket})"
 
 
 def job_is_ours(domain: LibvirtDomain, directory: ExportDirectory) -> bool:

@@ -214,11 +214,15 @@ def _find(connection: Connection, name: str) -> tuple[LibvirtDomain | None, str]
 def _refuse_foreign(domain: LibvirtDomain | None, name: str) -> None:
     job = backups.current(domain) if domain else None
     if job is not None:
+        whose = ownership.others_note(job)
+        whose_word = "ours" if whose else "vircpt's"
         raise Busy(
-            f"the backup job of domain {name} is not vircpt's",
-            why="vircpt ends only what it started",
+            f"the backup job of domain {name} is not {whose_word}",
+            why=whose or "vircpt ends only what it started",
             domain=name,
-            hint="whoever started it should end it; if nobody does: "
+            hint="release it as that user"
+            if whose
+            else "whoever started it should end it; if nobody does: "
             f"virsh domjobabort {quoted(name)}",
         )
     raise NotFound(f"domain {name} has no export", domain=name, hint="see vircpt exports")
