@@ -66,7 +66,7 @@ def test_metadata_only_leaves_the_bitmap_and_works_on_a_shut_off_domain(
     family.start()
     again = cli("-d", "family", "create", "--name", "c")
     assert again.returncode == 13
-    assert "Bitmap already exists" in again.stderr
+    assert "holds a bitmap of that name" in again.stderr
     assert "hint: " in again.stderr
 
 

@@ -140,6 +140,11 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str], session: Session) -> int:
     try:
         if "_VIRCPT_COMPLETE" in os.environ:
+            from click.shell_completion import add_completion_class
+
+            from vircpt.cli.bash import Bash
+
+            add_completion_class(Bash)
             cli.main(list(arguments), "vircpt", obj=session)
         # not click's main(): that ends the process at a broken pipe, without our exit code
         with cli.make_context("vircpt", list(arguments), obj=session) as context:
