@@ -323,6 +323,7 @@ def test_release_cleans_up_after_a_guest_that_died(blank: BlankFactory, cli: Cli
     vm.kill()
     (one,) = json.loads(cli("exports", "--json").stdout)["exports"]
     assert one["state"] == "dead"
+    assert "is dead" in cli("-d", vm.name, "map").stderr
     done = cli("-d", vm.name, "release")
     assert done.returncode == 0
     assert "had died before" in done.stdout

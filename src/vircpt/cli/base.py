@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -156,6 +157,18 @@ class LazyGroup(_Strict, click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.homes.items()])
+
+
+class NewFile(click.Path):
+    """The path of a file that is to be made; neither nothing nor stdout."""
+
+    def __init__(self, *, or_directory: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=or_directory)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) in ("", "-"):
+            self.fail("a file is needed" + (": stdout can't be one" if value else ""), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def one_name(option: str | None, argument: str | None, *, needed: bool = True) -> str | None:

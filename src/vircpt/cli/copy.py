@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from vircpt.cli import complete, output
-from vircpt.cli.base import Command
+from vircpt.cli.base import Command, NewFile
 from vircpt.cli.progress import bar
 from vircpt.cli.session import Session
 
 
 @click.command("copy", cls=Command)
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="DEST", type=NewFile(or_directory=True))
 @click.option("--disk", metavar="TARGET", shell_complete=complete.disks, help="Only this disk.")
 @click.option(
     "--format",
@@ -34,7 +34,7 @@ def command(
         chosen = image_format or "qcow2"
         plan = [(one, destination / f"{one.domain}-{one.target}.{chosen}") for one in disks]
     else:
-        chosen = image_format or ("raw" if destination.suffix in (".raw", ".img") else "qcow2")
+        chosen = image_format or _by_ending(destination)
         plan = [(export.disk(disk), destination)]
     done = []
     for one, path in plan:
@@ -45,3 +45,11 @@ def command(
             output.done(session, f"disk {one.target} copied to {output.safe(path)} ({chosen})")
     if session.json:
         output.document("copy/1", copies=done)
+
+
+def _by_ending(path: Path) -> str:
+    if path.suffix in (".vmdk", ".vdi", ".vhd", ".vhdx"):
+        raise click.UsageError(
+            f"a copy is qcow2 or raw, which {path.name} does not look like: name it by --format"
+        )
+    return "raw" if path.suffix in (".raw", ".img") else "qcow2"

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from vircpt.cli import complete, output
-from vircpt.cli.base import Command
+from vircpt.cli.base import Command, NewFile
 from vircpt.cli.session import Session
 
 
 @click.command("overlay", cls=Command)
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("destination", metavar="DEST", type=NewFile())
 @click.option("--disk", metavar="TARGET", shell_complete=complete.disks, help="Which disk.")
 @click.pass_obj
 def command(session: Session, destination: Path, disk: str | None) -> None:

@@ -81,13 +81,17 @@ def list_exports(connection: Connection) -> list[ExportStatus]:
 
 def find_running(domain: LibvirtDomain) -> ExportDirectory:
     """The export of that domain that is served now; raises NotFound."""
+    name = quoted(domain.name)
+    why, hint = None, f"start one: vircpt -d {name} export"
     for directory in records.of_domain(domain.uuid):
         if ownership.is_alive(domain.connection, directory):
             return directory
+        why = f"export {directory.record.id} is dead: its guest or its server has ended"
+        hint = f"release it (vircpt -d {name} release), and start another"
+    if why is None and backups.current(domain) is not None:
+        why, hint = "the backup job that runs there is not vircpt's", "see vircpt exports"
     raise NotFound(
-        f"domain {domain.name} has no running export",
-        domain=domain.name,
-        hint=f"start one: vircpt -d {quoted(domain.name)} export",
+        f"domain {domain.name} has no running export", why=why, domain=domain.name, hint=hint
     )
 
 

@@ -60,6 +60,9 @@ USAGE_ERRORS = [
     ["-d", "vm1", "copy"],
     ["-d", "vm1", "copy", "--format", "vmdk", "x"],
     ["-d", "vm1", "overlay"],
+    ["-d", "vm1", "overlay", ""],
+    ["-d", "vm1", "copy", "-"],
+    ["-d", "vm1", "copy", ""],
     ["completion"],
     ["completion", "tcsh"],
 ]
