@@ -12,6 +12,7 @@ _SELINUX = Path("/sys/fs/selinux/enforce")
 
 APPARMOR_RULES = (
     "/var/lib/vircpt/exports/*/io/** rwk,",
+    "/var/lib/vircpt/exports/*/scratch/** rwk,",
     "/var/lib/vircpt/exports/*/consumers/*/** rwk,",
 )
 """For /etc/apparmor.d/local/abstractions/libvirt-qemu."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
@@ -197,7 +198,12 @@ def test_the_directory_of_an_export_is_private(blank: BlankFactory, cli: Cli) ->
     assert io.st_uid != 0, "QEMU does not run as root in the lab"
     assert (state.st_uid, stat.S_IMODE(state.st_mode)) == (0, 0o600)
     assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (0, 0o711)
-    assert (directory / "io" / "vda.scratch").exists()
+    scratch = directory / "scratch"
+    assert (scratch / "vda.scratch").stat().st_uid == io.st_uid
+    assert (scratch.stat().st_uid, stat.S_IMODE(scratch.stat().st_mode)) == (0, 0o711)
+    plant = ["ln", "-s", "/etc/planted", str(scratch / "vdz.scratch")]
+    refused = subprocess.run(plant, user=io.st_uid, capture_output=True, text=True, check=False)
+    assert "Permission denied" in refused.stderr, "libvirtd would follow that link as root"
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(document["socket"])
     release(cli, vm)
@@ -212,6 +218,25 @@ def test_scratch_files_go_where_asked(blank: BlankFactory, cli: Cli) -> None:
     release(cli, vm)
     assert list(place.iterdir()) == []
     place.rmdir()
+
+
+@pytest.mark.parametrize(("owner", "mode"), [("nobody", 0o755), ("libvirt-qemu", 0o700)])
+def test_a_scratch_directory_of_somebody_else_is_refused(
+    blank: BlankFactory, cli: Cli, owner: str, mode: int
+) -> None:
+    """Who owns it could rename what we make there, and put a link for libvirtd in its place."""
+    vm = blank()
+    place = Path("/var/lib/libvirt/images/theirs")
+    place.mkdir()
+    shutil.chown(place, owner)
+    place.chmod(mode)
+    done = cli("-d", vm.name, "export", "--scratch-dir", str(place))
+    shutil.rmtree(place)
+    assert done.returncode == 12
+    assert "can't be trusted" in done.stderr
+    assert f"other users may write to {place}, or own it" in done.stderr
+    assert leftovers() == []
+    assert not has_job(vm)
 
 
 def test_a_scratch_directory_that_is_none_leaves_nothing(blank: BlankFactory, cli: Cli) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from vircpt import trace
-from vircpt.errors import InvalidInput, NotSupported, VircptError
+from vircpt.errors import VircptError
 from vircpt.interrupts import uninterrupted
 from vircpt.records import state
-from vircpt.records.directories import remove_tree
+from vircpt.records.directories import check_scratch, make_passable, remove_tree
 from vircpt.records.exports import Damaged, ExportDirectory
 
 KINDS = ("hotadd", "mount")
@@ -124,15 +124,13 @@ def new_id() -> str:
 def create(directory: ExportDirectory, record: ConsumerRecord) -> Consumer:
     """Write down a consumer of that export, and make its directories.
 
-    Raises InvalidInput if its overlays can't go where they should.
+    Raises what `check_scratch` raises if its overlays can't go where they should.
     """
     sweep(directory)
     top = directory.path / "consumers"
     consumer = Consumer(top / record.id, record)
-    if record.overlay_dir and not Path(record.overlay_dir).is_dir():
-        raise InvalidInput(
-            f"the directory {record.overlay_dir} for overlays is none", hint="make it first"
-        )
+    if record.overlay_dir:
+        check_scratch(Path(record.overlay_dir))
     trace.tell(f"make {consumer.path}")
     try:
         with uninterrupted():
@@ -161,26 +159,10 @@ def _make(consumer: Consumer, top: Path) -> None:
         raise
     if consumer.record.overlay_dir:
         try:
-            _make_passable(consumer.overlays)
+            make_passable(consumer.overlays)
         except BaseException:
             remove_tree(consumer.path)  # and not the other: it may be somebody else's
             raise
-
-
-def _make_passable(path: Path) -> None:
-    """A directory of ours that QEMU's user may pass through."""
-    path.mkdir(mode=0o711)  # fails if anything is there, a link too
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(handle).st_uid != os.geteuid():
-            raise NotSupported(
-                f"somebody meddles with {path}",
-                why="it is not the directory that was just made",
-                hint="use a directory that only root may write to",
-            )
-        os.fchmod(handle, 0o711)  # whatever the umask is
-    finally:
-        os.close(handle)
 
 
 def of_export(directory: ExportDirectory) -> list[Consumer | Damaged]:

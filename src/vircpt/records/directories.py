@@ -46,18 +46,22 @@ def check(path: Path) -> None:
 
 
 def _check_step(step: ways.Step) -> None:
-    directory = step.directory_status
-    ours = (0, os.geteuid())
-    by_others = directory.st_mode & 0o022
-    if os.geteuid() != 0 and directory.st_gid == os.getegid():
-        by_others &= 0o002  # many a user has a group of their own
-    is_safe = directory.st_mode & stat.S_ISVTX and step.status.st_uid in ours
-    if directory.st_uid not in ours or (by_others and not is_safe):
+    if _is_open_to_others(step.directory_status, step.status.st_uid):
         raise NotSupported(
             f"{step.entry} can't be trusted",
             why=f"other users may write to {step.directory}, or own it",
             hint=f"chmod go-w {step.directory}, or set VIRCPT_STATE_DIR to another directory",
         )
+
+
+def _is_open_to_others(directory: os.stat_result, entry_owner: int) -> bool:
+    """True if others could replace an entry of that directory."""
+    ours = (0, os.geteuid())
+    by_others = directory.st_mode & 0o022
+    if os.geteuid() != 0 and directory.st_gid == os.getegid():
+        by_others &= 0o002  # many a user has a group of their own
+    is_safe = directory.st_mode & stat.S_ISVTX and entry_owner in ours
+    return directory.st_uid not in ours or bool(by_others and not is_safe)
 
 
 def unusable(top: Path, error: OSError) -> VircptError:
@@ -81,11 +85,27 @@ def _check_ours(path: Path) -> None:
 
 
 def check_scratch(path: Path) -> None:
-    """Raises InvalidInput unless it is the absolute path of a directory."""
+    """Raises InvalidInput unless it is the absolute path of a directory, and NotSupported if
+    somebody else could replace what we make there: libvirtd, who is root, would follow a link.
+    """
     if not path.is_absolute():
         raise InvalidInput(f"the scratch directory {path} is no absolute path")
     if not path.is_dir():
         raise InvalidInput(f"the scratch directory {path} is no directory", hint="make it first")
+    try:
+        steps = [(one.directory, one.directory_status, one.status.st_uid) for one in
+                 ways.walk(str(path))]  # fmt: skip
+        steps.append((str(path), path.stat(), os.geteuid()))
+    except OSError as error:
+        raise VircptError(f"cannot use {path}", why=error.strerror or str(error)) from error
+    for directory, status, entry_owner in steps:
+        if _is_open_to_others(status, entry_owner):
+            raise NotSupported(
+                f"the scratch directory {path} can't be trusted",
+                why=f"other users may write to {directory}, or own it",
+                hint="name a directory that only root may write to, or a sticky one such as "
+                "/var/tmp",
+            )
 
 
 def make_private(path: Path, owner: tuple[int, int] | None) -> None:
@@ -99,17 +119,37 @@ def make_private(path: Path, owner: tuple[int, int] | None) -> None:
         raise
 
 
+def make_passable(path: Path) -> None:
+    """Make a directory of ours that QEMU's user may pass through."""
+    path.mkdir(mode=0o700)  # fails if anything is there, a link too
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(handle).st_uid != os.geteuid():
+                raise _meddled(path)
+            os.fchmod(handle, 0o711)  # whatever the umask is
+        finally:
+            os.close(handle)
+    except BaseException:
+        path.rmdir()
+        raise
+
+
+def _meddled(path: Path) -> NotSupported:
+    return NotSupported(
+        f"somebody meddles with {path}",
+        why="it is not the directory that was just made",
+        hint="use a directory that only root may write to",
+    )
+
+
 def _hand_over(path: Path, owner: tuple[int, int]) -> None:
     """By its handle: in a directory of somebody else the name may lead elsewhere by now."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
         if status.st_uid != 0 or status.st_mode & 0o077:
-            raise NotSupported(
-                f"somebody meddles with {path}",
-                why="it is not the directory that was just made",
-                hint="use a directory that only root may write to",
-            )
+            raise _meddled(path)
         os.fchown(handle, *owner)
     finally:
         os.close(handle)

@@ -3,12 +3,14 @@
     BASE/exports/ID/             0711  ours: only we can write here
     BASE/exports/ID/state.json   0600  written before libvirt is asked for anything
     BASE/exports/ID/of-UUID      0600  empty: the domain, should the state be damaged
-    BASE/exports/ID/io/          0700  QEMU's: the socket, and the scratch files by default
+    BASE/exports/ID/io/          0700  QEMU's: the socket
+    BASE/exports/ID/scratch/     0711  ours: the scratch files, if they go nowhere else
 
 BASE is VIRCPT_STATE_DIR, else /var/lib/vircpt for root and XDG_STATE_HOME/vircpt for others.
 The state stands outside of the directory that QEMU's user may write to, so that a guest
-that broke out into QEMU can't tell us, who are root, what to delete. With a scratch
-directory elsewhere that directory gets a sub-directory vircpt-ID, noted in the state first.
+that broke out into QEMU can't tell us, who are root, what to delete. So do the scratch files:
+libvirtd makes them, as root, and would follow a link there. With a scratch directory
+elsewhere that directory gets a sub-directory vircpt-ID, noted in the state first.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class ExportDirectory:
         """The directory of the scratch files."""
         if self.record.scratch_dir:
             return Path(self.record.scratch_dir) / f"vircpt-{self.record.id}"
-        return self.path / "io"
+        return self.path / "scratch"
 
     def remove(self) -> None:
         """Remove all that the export had on disk. Idempotent.
@@ -127,7 +129,7 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
     try:
         _make_directory(directory.path, record, owner)
         with uninterrupted():
-            _make_scratch(directory, owner)
+            _make_scratch(directory)
     except OSError as error:
         raise VircptError(
             "cannot make the export's directory",
@@ -137,10 +139,10 @@ def create(record: ExportRecord, owner: tuple[int, int] | None) -> ExportDirecto
     return directory
 
 
-def _make_scratch(directory: ExportDirectory, owner: tuple[int, int] | None) -> None:
+def _make_scratch(directory: ExportDirectory) -> None:
     if directory.record.scratch_dir:
         try:
-            directories.make_private(directory.scratch, owner)
+            directories.make_passable(directory.scratch)
         except BaseException:  # the scratch directory that is there is somebody else's
             directories.remove_tree(directory.path)
             raise
@@ -156,6 +158,8 @@ def _make_directory(path: Path, record: ExportRecord, owner: tuple[int, int] | N
             state.write(new, record)
             (new / f"{_OF}{record.uuid}").touch(0o600)
             directories.make_private(new / "io", owner)
+            if not record.scratch_dir:
+                directories.make_passable(new / "scratch")
             new.rename(path)
         except BaseException:
             directories.remove_tree(new)

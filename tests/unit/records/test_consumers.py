@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vircpt.errors import InvalidInput
+from vircpt.errors import InvalidInput, NotSupported
 from vircpt.records import consumers, exports
 from vircpt.records.consumers import Consumer, ConsumerDisk, ConsumerRecord
 from vircpt.records.exports import Damaged, ExportDirectory
@@ -41,6 +41,18 @@ def record(export: ExportDirectory, **changes: Any) -> ConsumerRecord:
         disks=(ConsumerDisk("vda", "vdb", "vm1-vda-0123", "ua-vircpt", overlay=True),),
     )
     return replace(made, **changes)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_overlays_do_not_go_where_others_could_put_a_link(
+    export: ExportDirectory, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    os.chown(other, 4321, 0)
+    with pytest.raises(NotSupported, match="can't be trusted"):
+        consumers.create(export, record(export, overlay_dir=str(other)))
+    assert consumers.of_export(export) == []
 
 
 def test_what_is_written_is_read(export: ExportDirectory) -> None:

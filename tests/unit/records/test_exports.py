@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import stat
@@ -95,18 +96,21 @@ def test_each_export_gets_an_id_of_its_own(state_dir: Path) -> None:
     assert all(len(one) == 8 and int(one, 16) >= 0 for one in ids)
 
 
-def test_only_the_owner_can_look_into_an_export(state_dir: Path, tmp_path: Path) -> None:
+def test_only_the_directory_of_the_socket_is_closed(state_dir: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     before = os.umask(0)
     try:
         made = exports.create(replace(RECORD, scratch_dir=str(scratch)), None)
+        other = exports.create(RECORD, None)
     finally:
         os.umask(before)
+    assert other.scratch == other.path / "scratch"
+    assert not (made.path / "scratch").exists()
     assert {
-        str(path.relative_to(tmp_path)).replace(made.record.id, "ID"): oct(mode(path))
+        re.sub("[0-9a-f]{8}", "ID", str(path.relative_to(tmp_path))): oct(mode(path))
         for path in (state_dir, state_dir / "exports", state_dir / "locks", made.path,
-                     made.path / "state.json", made.path / "io", made.scratch)
+                     made.path / "state.json", made.path / "io", made.scratch, other.scratch)
     } == {
         "state": "0o711",
         "state/exports": "0o711",
@@ -114,7 +118,8 @@ def test_only_the_owner_can_look_into_an_export(state_dir: Path, tmp_path: Path)
         "state/exports/ID": "0o711",
         "state/exports/ID/state.json": "0o600",
         "state/exports/ID/io": "0o700",
-        "scratch/vircpt-ID": "0o700",
+        "scratch/vircpt-ID": "0o711",
+        "state/exports/ID/scratch": "0o711",
     }  # fmt: skip
 
 
@@ -128,11 +133,12 @@ def test_a_strict_umask_does_not_lock_qemu_out(state_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_qemu_gets_the_directory_of_socket_and_scratch_and_no_other(state_dir: Path) -> None:
+def test_qemu_gets_the_directory_of_the_socket_and_no_other(state_dir: Path) -> None:
     made = exports.create(RECORD, (4321, 1234))
     io = (made.path / "io").stat()
     assert (io.st_uid, io.st_gid) == (4321, 1234)
     assert made.path.stat().st_uid == 0
+    assert made.scratch.stat().st_uid == 0, "libvirtd would follow a link that is planted there"
     assert (made.path / "state.json").stat().st_uid == 0
 
 
@@ -359,6 +365,42 @@ def test_a_scratch_directory_that_cannot_be_leaves_nothing(state_dir: Path, scra
     with pytest.raises(InvalidInput, match="scratch directory"):
         exports.create(replace(RECORD, scratch_dir=scratch), None)
     assert names_in(state_dir / "exports") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("which", ["dir", "dir/below", "dir/link"])
+@pytest.mark.parametrize(
+    ("owner", "mode", "trusted"),
+    [(0, 0o700, True), (0, 0o755, True), (0, 0o1777, True), (0, 0o1775, True),
+     (4321, 0o700, False), (4321, 0o1777, False), (0, 0o777, False), (0, 0o770, False)],
+)  # fmt: skip
+def test_a_scratch_directory_in_which_others_could_plant_a_link_is_refused(
+    state_dir: Path, tmp_path: Path, which: str, owner: int, mode: int, trusted: bool
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "dir" / "below").mkdir(parents=True)
+    (tmp_path / "dir" / "link").symlink_to(tmp_path / "target")
+    os.chown(tmp_path / "dir", owner, 0)
+    (tmp_path / "dir").chmod(mode)
+    record = replace(RECORD, scratch_dir=str(tmp_path / which))
+    if trusted:
+        assert exports.create(record, (4321, 4321)).scratch.stat().st_uid == 0
+        return
+    with pytest.raises(NotSupported, match="can't be trusted"):
+        exports.create(record, (4321, 4321))
+    assert names_in(state_dir / "exports") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_in_a_sticky_directory_a_link_of_somebody_else_is_refused(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.chown(tmp_path / "link", 4321, 0, follow_symlinks=False)
+    tmp_path.chmod(0o1777)
+    with pytest.raises(NotSupported, match="can't be trusted"):
+        exports.create(replace(RECORD, scratch_dir=str(tmp_path / "link")), None)
 
 
 def _base_of_length(tmp_path: Path, socket_length: int) -> Path:
