@@ -30,6 +30,7 @@ class _Workshop:
         short = os.fsencode(path.name)[:200].decode(errors="ignore")
         self._name = f".{short}.{os.urandom(4).hex()}.part"
         self._made = False
+        self._keeps_modes = False
         self._kept = False
         self.handle = -1
 
@@ -40,10 +41,10 @@ class _Workshop:
             self._made = True
         self.handle = os.open(self._name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._parent)
         status = os.fstat(self.handle)
-        keeps_modes = not ours.st_mode & 0o077
+        self._keeps_modes = not ours.st_mode & 0o077
         if (
             status.st_uid != ours.st_uid
-            or (keeps_modes and status.st_mode & 0o077)
+            or (self._keeps_modes and status.st_mode & 0o077)
             or os.listdir(self.handle)  # noqa: PTH208
         ):
             raise NotSupported(
@@ -73,10 +74,10 @@ class _Workshop:
                 os.rmdir(self._name, dir_fd=self._parent)
 
     def place(self) -> None:
-        """Sync the file, give it its name, sync that; if it gets no name the file stays."""
+        """Close it to others, sync it, give it its name, sync that; without a name it stays."""
         name = self._path.name
         try:
-            self._sync(name)
+            self._finish(name)
         except OSError as error:  # it can't be trusted to be whole
             raise VircptError(
                 f"cannot write {self._path}", why=error.strerror or str(error)
@@ -94,9 +95,12 @@ class _Workshop:
                 hint=f"it is whole: mv -n {quoted(str(kept))} NEW-NAME",
             ) from error
 
-    def _sync(self, name: str) -> None:
-        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.handle)
+    def _finish(self, name: str) -> None:
+        """Where a directory hands down an access list no umask kept others out."""
+        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.handle)
         try:
+            if self._keeps_modes:
+                os.fchmod(handle, 0o600)
             os.fsync(handle)
         finally:
             os.close(handle)

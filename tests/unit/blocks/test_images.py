@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,13 @@ def qemu_img(*arguments: object) -> None:
     subprocess.run(
         ["qemu-img", *map(str, arguments)], check=True, capture_output=True, timeout=30
     )  # fmt: skip
+
+
+def readable_by_all(directory: Path) -> None:
+    """Give it a default access list, as `setfacl -d -m u:nobody:rwx`: umasks mean nothing."""
+    entries = [(0x01, 7, -1), (0x02, 7, 65534), (0x04, 5, -1), (0x10, 7, -1), (0x20, 4, -1)]
+    packed = b"".join(struct.pack("<HHi", *one) for one in entries)
+    os.setxattr(directory, "system.posix_acl_default", struct.pack("<I", 2) + packed)
 
 
 @pytest.fixture
@@ -334,3 +342,16 @@ def test_an_overlay_in_an_open_file(tmp_path: Path) -> None:
     os.close(handle)
     assert not path.exists()
     assert images.info(str(tmp_path / "moved"), "qcow2").size == 1 << 20
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_a_copy_is_nobody_elses_to_read_whatever_the_directory_hands_down(
+    uri: str, tmp_path: Path, image_format: str
+) -> None:
+    readable_by_all(tmp_path)
+    (tmp_path / "probe").touch(0o666)
+    assert stat.S_IMODE((tmp_path / "probe").stat().st_mode) & 0o004, "the list has no effect here"
+    images.copy(uri, tmp_path / "copy", image_format)
+    images.create_overlay(tmp_path / "overlay", uri)
+    for name in ("copy", "overlay"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600  # group: the list's mask
