@@ -39,8 +39,14 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     if _pending is None:
         return
     for one in _CAUGHT:
-        signal.signal(one, signal.SIG_IGN)
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, _nothing)
+            signal.siginterrupt(one, False)
     # objects whose making was interrupted complain when they are taken apart
     sys.unraisablehook = lambda _: None
     if not raise_or_wait(_pending, frame):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+
+
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN: a command that is started now would inherit that, and be deaf."""

@@ -63,33 +63,35 @@ def _run(command: str, variables: dict[str, str]) -> int:
         status = process.wait()
     except BaseException as error:
         if process is not None:
-            _end(error.signum if isinstance(error, Interrupted) else signal.SIGTERM, others)
-            process.wait()
+            number = error.signum if isinstance(error, Interrupted) else signal.SIGTERM
+            _end(process, number, others)
         raise
     return 128 - status if status < 0 else status
 
 
-def _end(number: int, others: frozenset[int]) -> None:
+def _end(process: subprocess.Popen[bytes], number: int, others: frozenset[int]) -> None:
+    """The command itself is ended even if it has left our session."""
     by_keyboard = number == signal.SIGINT and any(
         stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
     )
-    if by_keyboard and _all_gone(_GRACE, others):
+    if by_keyboard and _all_gone(process, _GRACE, others):
         return
-    _tell_all(number, others)
-    if not _all_gone(_PATIENCE, others):
-        _tell_all(signal.SIGKILL, others)
-        _all_gone(_PATIENCE, others)
+    _tell_all(process, number, others)
+    if not _all_gone(process, _PATIENCE, others):
+        _tell_all(process, signal.SIGKILL, others)
+        _all_gone(process, _PATIENCE, others)
 
 
-def _tell_all(number: int, others: frozenset[int]) -> None:
+def _tell_all(process: subprocess.Popen[bytes], number: int, others: frozenset[int]) -> None:
+    process.send_signal(number)
     for pid in processes.descendants():
-        if pid not in others:
+        if pid not in others and pid != process.pid:
             processes.tell(pid, number)
 
 
-def _all_gone(limit: float, others: frozenset[int]) -> bool:
+def _all_gone(process: subprocess.Popen[bytes], limit: float, others: frozenset[int]) -> bool:
     deadline = time.monotonic() + limit
-    while not others.issuperset(processes.descendants()):
+    while process.poll() is None or not others.issuperset(processes.descendants()):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -106,6 +106,56 @@ def test_an_interruption_is_passed_on_to_the_command(
     assert told.read_text() == "told\n"
 
 
+def test_a_command_that_left_our_session_is_ended_too() -> None:
+    code = (
+        "import sys; from vircpt.cli import signals\n"
+        "from vircpt.errors import Interrupted; from vircpt.operations import run\n"
+        "signals.catch(); run._PATIENCE = 1\n"
+        "try: run.run(sys.argv[1], {})\n"
+        "except Interrupted as error: sys.exit(error.exit_code)\n"
+    )
+    deaf = "trap : TERM; echo ready; while :; do sleep 60; done"
+    for script in ("echo ready; exec sleep 60", deaf):
+        command = f"exec setsid sh -c '{script}'"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, command], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(0.2)
+            process.terminate()
+            try:
+                assert process.wait(10) == 128 + signal.SIGTERM
+            finally:
+                process.kill()
+
+
+def test_a_command_that_is_just_started_hears_the_signal(tmp_path: Path) -> None:
+    """What comes between our knowing of it and its start is not lost, nor makes it deaf."""
+    told = tmp_path / "told"
+    code = (
+        "import os, signal, subprocess, sys; from vircpt.cli import signals\n"
+        "from vircpt.errors import Interrupted; from vircpt.operations import run\n"
+        "class Late(subprocess.Popen):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        assert sys.stdin.readline() == 'ready\\n'\n"
+        "signals.catch(); subprocess.Popen = Late\n"
+        "try: run.run(sys.argv[1], {})\n"
+        "except Interrupted as error: sys.exit(error.exit_code)\n"
+    )
+    command = f"trap 'echo told >{told}; exit 7' TERM; echo ready; sleep 3 & wait"
+    ready, out = os.pipe()
+    start = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", code, command], stdin=ready, stdout=out) as one:
+        assert one.wait(20) == 128 + signal.SIGTERM
+    os.close(ready)
+    os.close(out)
+    assert told.read_text() == "told\n"
+    assert time.monotonic() - start < 3, "it was told at once"
+
+
 def test_children_that_were_there_before_are_left_alone(tmp_path: Path) -> None:
     """As the ssh over which libvirt is reached: without it the export could not be released."""
     code = (
