@@ -20,7 +20,7 @@ LASTING = (
     b"guest=/var/lib/vircpt/",
 )
 """Marks of the processes that vircpt starts and that outlive it."""
-OURS = (*LASTING, b"bin/vircpt\0")
+OURS = (*LASTING, b"bin/vircpt\0", b"qemu-img\0convert\0-p\0")
 _SCRATCH = re.compile(r"vircpt-[0-9a-f]{8}")
 
 

@@ -241,17 +241,20 @@ def kill_at_every_step(operation: Operation, tmp_path: Path) -> None:
     operation.recover()
     release(vm)
     qemu = vm.pid() if operation.running else None
+    ended = set()
     for step in worth_killing_at(steps):
         operation.prepare()
         killed = inject.run("-d", vm.name, *operation.args, order=f"kill:{step.number}")
         try:
             assert killed.returncode in (0, -signal.SIGKILL)
+            ended.add(killed.returncode)
             operation.recover()
             release(vm)
             assert qemu is None or vm.pid() == qemu
         except Exception as error:
             error.add_note(f"killed before step {step.number}, {step.name}")
             raise
+    assert -signal.SIGKILL in ended, "no step was killed at"
 
 
 def test_killed_at_any_moment(blank: BlankFactory) -> None:

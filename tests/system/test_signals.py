@@ -156,7 +156,24 @@ class Copy(Operation):
         self.must("release")
 
 
-OPERATIONS = [Create, Export, Run, Delete, Release, Copy]
+class Offline(Operation):
+    """The export of a domain that is shut off."""
+
+    args = ("export", "--name", "old", "--ttl", "1h")
+
+    def prepare(self) -> None:
+        if self.vm.domain.isActive():
+            self.must("create", "--name", "old")
+            self.vm.destroy()
+
+    def check(self, stdout: str) -> None:
+        if "is running" in stdout:
+            self.must("release")
+        inject.wait_alone()
+        assert inject.leftovers() == []
+
+
+OPERATIONS = [Create, Export, Run, Delete, Release, Copy, Offline]
 
 
 def nothing_runs(vm: Vm) -> None:
@@ -175,9 +192,12 @@ def orders(steps: list[Step]) -> Iterator[tuple[signal.Signals, str]]:
             yield other, f"{ORDER[other]}:after:{step.number}"
 
 
-def interrupt(operation: Operation, number: signal.Signals, order: str) -> None:
+def interrupt(operation: Operation, number: signal.Signals, order: str) -> int:
+    """The status it ended with."""
     operation.prepare()
-    judge(operation, number, operation.run(*operation.args, order=order), order)
+    done = operation.run(*operation.args, order=order)
+    judge(operation, number, done, order)
+    return done.returncode
 
 
 def judge(
@@ -204,8 +224,12 @@ def test_at_every_step(kind: type[Operation], blank: BlankFactory, tmp_path: Pat
     directory = tmp_path / "copies"
     directory.mkdir()
     operation = kind(blank(), directory)
-    for number, order in orders(operation.steps(tmp_path / "trace")):
+    ended = [
         interrupt(operation, number, order)
+        for number, order in orders(operation.steps(tmp_path / "trace"))
+    ]
+    assert 128 + signal.SIGINT in ended
+    assert 128 + signal.SIGTERM in ended
     operation.prepare()
     operation.check(operation.must(*operation.args))
     operation.finish()
@@ -218,9 +242,11 @@ def test_a_frozen_guest_at_every_step(guest: Vm, tmp_path: Path) -> None:
         names = [step.name for step in steps]
         start = next(step.number for step in steps if "thawguard" in step.detail)
         end = names.index("virDomainFSThaw") + 2
+        ended = set()
         for number, order in orders(steps[start - 1 : end]):
-            interrupt(operation, number, order)
+            ended.add(interrupt(operation, number, order))
             assert guest.agent("guest-fsfreeze-status") == "thawed"
+        assert ended >= {128 + number for number in BOTH}
 
 
 @pytest.mark.parametrize("kind", [Create, Export, Run])

@@ -30,6 +30,7 @@ from vircpt.blocks.images import ImageInfo, missing_tool, parse_info
 from vircpt.blocks.monitor import Monitor, Refused, Silence
 from vircpt.children import let_go
 from vircpt.errors import BrokenChain, NotSupported, VircptError
+from vircpt.interrupts import uninterrupted
 
 _START_LIMIT = 15.0
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -89,9 +90,9 @@ class ImageServer:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
             ours.settimeout(_START_LIMIT)
-            with theirs:
+            with theirs, uninterrupted():  # else a signal could come before we know of it
                 self._process = self._run(theirs.fileno())
-            undo.callback(self._end)
+                undo.callback(self._end)
             self._monitor = Monitor(ours)
             self._call("qmp_capabilities")
             self._undo = undo.pop_all()

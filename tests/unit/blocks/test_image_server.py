@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -326,6 +329,38 @@ def test_certificates_that_its_user_may_not_read(nobody: User, tmp_path: Path) -
     ):
         server.listen(endpoint)
     assert caught.value.hint == "QEMU's user has to be able to read them"
+
+
+def test_a_signal_at_its_start_leaves_no_server(tmp_path: Path) -> None:
+    """Between the fork and our knowing of it: nobody would find it then, nor end it."""
+    code = (
+        "import os, signal, subprocess, sys, time; from pathlib import Path\n"
+        "from vircpt.blocks.image_server import ImageServer\n"
+        "from vircpt.cli import signals; from vircpt.errors import Interrupted\n"
+        "class Late(subprocess.Popen):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        print(self.pid, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "subprocess.Popen = Late; signals.catch()\n"
+        "try:\n"
+        "    with ImageServer(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])): pass\n"
+        "except Interrupted as error: os._exit(error.exit_code)\n"
+    )
+    command = [sys.executable, "-c", code, PROGRAM, f"{tmp_path}/mark", f"{tmp_path}/log"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 143, done.stderr
+    pid = int(done.stdout)
+    alive = Path(f"/proc/{pid}").exists()
+    if alive:
+        end_orphan(pid)
+    assert not alive
+
+
+def end_orphan(pid: int) -> None:
+    """Nobody waits for it but init."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_program_that_is_missing(tmp_path: Path) -> None:
