@@ -30,6 +30,9 @@ from vircpt.records.exports import ExportDirectory
 from vircpt.records.state import DiskRecord, ExportRecord
 from vircpt.units import format_age
 
+_PATIENCE = 30.0
+"""Seconds to wait for another vircpt before an export is left to be released by hand."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -131,9 +134,16 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
 
 
 def withdraw(domain: LibvirtDomain, started: StartedExport, error: BaseException) -> None:
-    """Undo an export that nobody has been told of because of `error`, with its checkpoint."""
-    with uninterrupted(), records.locked(domain.uuid, domain.name, patience=30):
-        _abandon(domain, started.directory, started.plan, error)
+    """Undo an export that nobody has been told of because of `error`, with its checkpoint.
+
+    What can't be undone is told in a note on `error`.
+    """
+    with uninterrupted():
+        try:
+            with records.locked(domain.uuid, domain.name, _PATIENCE):
+                _abandon(domain, started.directory, started.plan, error)
+        except VircptError as second:
+            _note(error, second, started.directory, started.plan)
 
 
 def _start(
@@ -405,15 +415,21 @@ def _abandon(
         if planned.create and planned.nonce is not None:
             undo(domain, planned.create, planned.nonce)
     except VircptError as second:
-        error.add_note(
-            f"({second})\nit is not known what became of export {directory.record.id}"
-            + (f" and checkpoint {planned.create}" if planned.create else "")
-            + f"; look with vircpt exports, end it with vircpt -d {quoted(domain.name)} release"
-        )
+        _note(error, second, directory, planned)
         return
     ownership.stop_processes(directory)
     with suppress(VircptError):
         directory.remove()
+
+
+def _note(
+    error: BaseException, second: VircptError, directory: ExportDirectory, planned: ExportPlan
+) -> None:
+    error.add_note(
+        f"({second})\nit is not known what became of export {directory.record.id}"
+        + (f" and checkpoint {planned.create}" if planned.create else "")
+        + f"; look with vircpt exports, end it with vircpt -d {quoted(planned.domain)} release"
+    )
 
 
 def _user() -> str:
