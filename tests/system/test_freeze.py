@@ -284,7 +284,7 @@ def test_an_agent_that_hangs_in_the_freeze(guest: Vm, cli: Cli) -> None:
     guest.domain.setBlockIoTune("vda", {"total_bytes_sec": 1000})
     try:
         done = cli(*CREATE.command(guest, "--freeze-limit", "1"), timeout=20)
-        process = inject.start(*CREATE.command(guest, "--name", "killed"))
+        process = inject.start("-d", guest.name, "create", "--name", "killed")
         poll(lambda: len(processes()) > 2, 5, "the second guard")
         process.kill()
         inject.finish(process)

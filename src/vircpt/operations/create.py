@@ -92,7 +92,10 @@ def create(domain: LibvirtDomain, options: CheckpointOptions) -> CreatedCheckpoi
             with uninterrupted():
                 _undo_for(error, domain, planned)
             raise
-        _note_parent(domain, planned.name)
+        # while an agent hangs, the next call of libvirt's waits for it
+        calm = result.report.state in (agent.FreezeState.FROZEN, agent.FreezeState.SKIPPED)
+        if calm or not facts.agent_connected:
+            _note_parent(domain, planned.name)
         dropped, kept = drop(domain, planned.drops)
     return CreatedCheckpoint(
         domain=domain.name,
