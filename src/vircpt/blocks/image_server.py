@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vircpt import knowledge, trace
-from vircpt.blocks.images import ImageInfo, missing_tool, parse_info
+from vircpt.blocks import headers
+from vircpt.blocks.headers import ImageInfo
+from vircpt.blocks.images import missing_tool
 from vircpt.blocks.monitor import Monitor, Refused, Silence
 from vircpt.children import let_go
 from vircpt.errors import BrokenChain, NotSupported, VircptError
@@ -144,7 +146,7 @@ class ImageServer:
         try:
             for node in self._call("query-named-block-nodes", flat=True):
                 if node["node-name"] == "look":
-                    return parse_info(node["image"])
+                    return headers.told(node["image"])
             raise VircptError(f"cannot read the image {layer.path}")
         finally:
             self._call("blockdev-del", node_name="look")

@@ -1,4 +1,4 @@
-"""Disk images at rest, through qemu-img: what is in them, overlays on them, copies into them."""
+"""Disk images at rest, through qemu-img: overlays on them, copies into them, checks of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
-from typing import Any
 
 from vircpt import trace
+from vircpt.blocks import headers
 from vircpt.blocks.placing import placed
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 
@@ -33,83 +33,22 @@ _PERCENT_LINE = re.compile(rb"\s*\([\d.]+/100%\)\s*")
 _PATIENCE = 5.0
 
 
-@dataclass(frozen=True)
-class StoredBitmap:
-    """A bitmap in a qcow2 file. `in_use`: it was not closed properly and can't be trusted.
-
-    `enabled`: it notes what is written; otherwise it knows only of some time in the past.
-    """
-
-    name: str
-    granularity: int
-    in_use: bool
-    enabled: bool = True
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """An image: its virtual size in bytes; `compat` is qcow2's version, "1.1" or "0.10"."""
-
-    path: str
-    format: str
-    size: int
-    compat: str | None
-    bitmaps: tuple[StoredBitmap, ...]
-    backing: str | None = None
-    """the image below it, as its header names it"""
-    backing_format: str | None = None
-    snapshots: tuple[str, ...] = ()
-    """Names of internal snapshots."""
-
-
-def info(path: str, image_format: str) -> ImageInfo:
-    """Read an image's header; also while QEMU has it open (its bitmaps are then out of date)."""
-    return parse_info(json.loads(_run(_info(path, image_format), f"cannot read the image {path}")))
-
-
-def _info(path: str, image_format: str) -> list[str]:
-    return ["qemu-img", "info", "--force-share", "--output=json", "-f", image_format, "--", path]
-
-
-def parse_info(data: dict[str, Any]) -> ImageInfo:
-    """From QEMU's ImageInfo, as qemu-img and QMP tell it."""
-    details = data.get("format-specific", {}).get("data", {})
-    return ImageInfo(
-        path=data["filename"],
-        format=data["format"],
-        size=data["virtual-size"],
-        compat=details.get("compat"),
-        backing=data.get("backing-filename"),
-        backing_format=data.get("backing-filename-format"),
-        bitmaps=tuple(
-            StoredBitmap(
-                one["name"],
-                one["granularity"],
-                in_use="in-use" in one["flags"],
-                enabled="auto" in one["flags"],
-            )
-            for one in details.get("bitmaps", ())
-        ),
-        snapshots=tuple(str(one["name"]) for one in data.get("snapshots", ())),
-    )
-
-
 def remove_bitmap(path: str, name: str) -> None:
-    """Remove a bitmap from a qcow2 image that nobody has open; qemu-img's lock sees to that."""
+    """Remove a bitmap from a qcow2 image that nobody has open; qemu-img's lock sees to that.
+
+    It opens that file and no other. Raises NotSupported if the data is in another one.
+    """
+    if headers.read(path, "qcow2").has_data_file:
+        raise NotSupported(
+            f"bitmap {name} can't be removed from {path}",
+            why="its header names another file, which holds the data",
+        )
+    driver = "host_device" if Path(path).is_block_device() else "file"
+    node = {"driver": "qcow2", "file": {"driver": driver, "filename": path}, "backing": None}
     _run(
-        ["qemu-img", "bitmap", "--remove", "-f", "qcow2", "--", path, name],
+        ["qemu-img", "bitmap", "--remove", "--", f"json:{json.dumps(node)}", name],
         f"cannot remove bitmap {name} from {path}",
     )
-
-
-def qcow2_version(path: str) -> int | None:
-    """The version in a qcow2 header, None if it is none or can't be read."""
-    try:
-        with Path(path).open("rb") as file:
-            header = file.read(8)
-    except OSError:
-        return None
-    return int.from_bytes(header[4:], "big") if header[:4] == b"QFI\xfb" else None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vircpt.blocks import images, nbd
+from vircpt.blocks import headers, images, nbd
 from vircpt.errors import NotSupported, VircptError, quoted
 from vircpt.hypervisor import clone, clone_domain
 from vircpt.hypervisor import domain as domains
@@ -57,7 +57,7 @@ class BootDisk:
         if isinstance(self.backing, NbdBacking):
             with nbd.Reader(self.location, None) as reader:
                 return reader.size
-        return images.info(self.backing.path, self.backing.format).size
+        return headers.read(self.backing.path, self.backing.format).size
 
 
 @dataclass(frozen=True)

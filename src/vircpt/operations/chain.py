@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vircpt import ways
+from vircpt.blocks.headers import ImageInfo
 from vircpt.blocks.image_server import ImageServer, Layer, User
-from vircpt.blocks.images import ImageInfo
 from vircpt.errors import NotSupported, VircptError
 from vircpt.hypervisor.domain import Disk
 

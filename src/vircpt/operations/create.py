@@ -210,11 +210,11 @@ def _undo_for(error: BaseException, domain: LibvirtDomain, planned: CheckpointPl
 
 def refuse_old_format(domain: LibvirtDomain, selection: Selection) -> None:
     """Raise NotSupported for qcow2 version 2, where the image can be read from here."""
-    from vircpt.blocks import images
+    from vircpt.blocks import headers
 
     for disk in selection.disks:
         local = not domain.connection.is_remote and disk.source_type in ("file", "block")
-        if local and disk.source and images.qcow2_version(disk.source) == 2:
+        if local and disk.source and headers.qcow2_version(disk.source) == 2:
             raise NotSupported(
                 f"disk {disk.target} can't be in a checkpoint",
                 why=f"its image {disk.source} has the old qcow2 version 2 (compat 0.10), "

@@ -13,7 +13,7 @@ from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.operations import jobs
 
 if TYPE_CHECKING:
-    from vircpt.blocks import images
+    from vircpt.blocks import headers
     from vircpt.hypervisor import bitmaps
 
 
@@ -191,7 +191,7 @@ class _Stored:
     def __init__(self, domain: LibvirtDomain, facts: DomainFacts) -> None:
         self._remote = domain.connection.is_remote
         self._facts = facts
-        self._found: dict[str, dict[str, images.StoredBitmap] | None] = {}
+        self._found: dict[str, dict[str, headers.StoredBitmap] | None] = {}
 
     def health(self, disk: CheckpointDisk) -> Health:
         if disk.target not in self._found:
@@ -206,14 +206,14 @@ class _Stored:
             return Health.INCONSISTENT
         return Health.OK if bitmap.enabled else Health.DISABLED
 
-    def _look(self, target: str) -> dict[str, images.StoredBitmap] | None:
-        from vircpt.blocks import images
+    def _look(self, target: str) -> dict[str, headers.StoredBitmap] | None:
+        from vircpt.blocks import headers
 
         disk = self._facts.disk(target)
         if self._remote or disk.source is None or disk.source_type not in ("file", "block"):
             return None
         try:
-            found = images.info(disk.source, disk.format).bitmaps
+            found = headers.read(disk.source, disk.format).bitmaps
         except VircptError:
             return None
         return {one.name: one for one in found}

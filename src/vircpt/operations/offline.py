@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 
+from vircpt.blocks.headers import StoredBitmap
 from vircpt.blocks.image_server import Endpoint, ImageServer, User
-from vircpt.blocks.images import StoredBitmap
 from vircpt.errors import BrokenChain
 from vircpt.hypervisor.backups import bitmap_name
 from vircpt.hypervisor.domain import DomainFacts

@@ -15,7 +15,7 @@ import pytest
 
 from lab import serving
 from lab.serving import PROGRAM, Served, end
-from vircpt.blocks import images, nbd
+from vircpt.blocks import headers, nbd
 from vircpt.blocks.extents import Extent, Totals, extents, total
 from vircpt.blocks.image_server import Endpoint, ImageServer, Layer, User, marked
 from vircpt.errors import BrokenChain, Busy, NotFound, NotSupported, VircptError
@@ -181,7 +181,7 @@ def test_a_missing_bitmap_is_a_broken_chain(image: Path, serve: Serve) -> None:
 
 def test_a_bitmap_left_in_use_by_a_crash_is_a_broken_chain(image: Path, serve: Serve) -> None:
     break_bitmaps(image)
-    assert [one.in_use for one in images.info(str(image), "qcow2").bitmaps] == [True]
+    assert [one.in_use for one in headers.read(str(image), "qcow2").bitmaps] == [True]
     with pytest.raises(BrokenChain):
         serve(Served("vda", str(image), "qcow2", since="foo", bitmap="backup-vda"))
 

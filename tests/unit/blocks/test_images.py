@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lab import serving
-from vircpt.blocks import images, nbd
+from vircpt.blocks import headers, images, nbd
+from vircpt.blocks.headers import StoredBitmap
 from vircpt.blocks.image_server import Endpoint
-from vircpt.blocks.images import StoredBitmap
 from vircpt.errors import InvalidInput, NotSupported, VircptError
 
 # the daemon outlives the object that started it
@@ -70,7 +70,7 @@ def read_raw(path: Path, image_format: str) -> bytes:
 
 
 def test_the_header_of_a_qcow2_image(qcow2: Path) -> None:
-    found = images.info(str(qcow2), "qcow2")
+    found = headers.read(str(qcow2), "qcow2")
     assert (found.path, found.format, found.size) == (str(qcow2), "qcow2", 4 * MIB)
     assert found.compat == "1.1"
     assert found.bitmaps == ()
@@ -78,25 +78,25 @@ def test_the_header_of_a_qcow2_image(qcow2: Path) -> None:
 
 def test_the_header_of_an_old_qcow2_image(tmp_path: Path) -> None:
     qemu_img("create", "-f", "qcow2", "-o", "compat=0.10", tmp_path / "old.qcow2", "1M")
-    assert images.info(str(tmp_path / "old.qcow2"), "qcow2").compat == "0.10"
+    assert headers.read(str(tmp_path / "old.qcow2"), "qcow2").compat == "0.10"
 
 
 def test_a_raw_image_has_a_size_and_no_bitmaps(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(2 * MIB))
-    found = images.info(str(path), "raw")
+    found = headers.read(str(path), "raw")
     assert (found.format, found.size, found.compat, found.bitmaps) == ("raw", 2 * MIB, None, ())
 
 
 def test_a_raw_image_that_looks_like_qcow2_is_raw(qcow2: Path) -> None:
     """A guest can write a qcow2 header into its raw disk: nothing may be guessed."""
-    assert images.info(str(qcow2), "raw").format == "raw"
+    assert headers.read(str(qcow2), "raw").format == "raw"
 
 
 def test_bitmaps_are_listed(qcow2: Path) -> None:
     qemu_img("bitmap", "--add", qcow2, "foo")
     qemu_img("bitmap", "--add", "-g", "128k", "--disable", qcow2, "bar baz")
-    assert images.info(str(qcow2), "qcow2").bitmaps == (
+    assert headers.read(str(qcow2), "qcow2").bitmaps == (
         StoredBitmap("foo", 65536, in_use=False),
         StoredBitmap("bar baz", 131072, in_use=False, enabled=False),
     )
@@ -112,7 +112,7 @@ def test_the_header_is_read_while_the_image_is_in_use(qcow2: Path) -> None:
         writer.stdin.write(b"write 0 64k\n")
         writer.stdin.flush()
         writer.stdout.readline()
-        found = images.info(str(qcow2), "qcow2")
+        found = headers.read(str(qcow2), "qcow2")
         writer.stdin.close()
     assert found.bitmaps == (StoredBitmap("foo", 65536, in_use=True),)
 
@@ -121,12 +121,12 @@ def test_the_header_is_read_while_the_image_is_in_use(qcow2: Path) -> None:
 def test_odd_names_are_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(bytes(512))
-    assert images.info(name, "raw").size == 512
+    assert headers.read(name, "raw").size == 512
 
 
 def test_a_missing_image_fails_in_words(tmp_path: Path) -> None:
     with pytest.raises(VircptError, match="cannot read the image") as caught:
-        images.info(str(tmp_path / "none"), "qcow2")
+        headers.read(str(tmp_path / "none"), "qcow2")
     assert "No such file" in str(caught.value)
 
 
@@ -134,15 +134,15 @@ def test_what_is_no_qcow2_fails_in_words(tmp_path: Path) -> None:
     path = tmp_path / "disk.qcow2"
     path.write_bytes(os.urandom(4096))
     with pytest.raises(VircptError, match="not in qcow2 format"):
-        images.info(str(path), "qcow2")
+        headers.read(str(path), "qcow2")
 
 
 def test_a_missing_tool_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qcow2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotSupported, match="the program qemu-img is missing") as caught:
-        images.info("x", "raw")
+        images.remove_bitmap(str(qcow2), "foo")
     assert caught.value.hint == "apt-get install qemu-utils"
     with pytest.raises(NotSupported, match="nbdinfo is missing") as caught:
         images.nbdinfo("nbd://x")
@@ -153,7 +153,7 @@ def test_a_missing_tool_is_named_with_its_package(
 def test_a_copy_holds_the_same_bytes(image_format: str, uri: str, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     images.copy(uri, path, image_format)
-    assert images.info(str(path), image_format).size == 4 * MIB
+    assert headers.read(str(path), image_format).size == 4 * MIB
     assert read_raw(path, image_format) == b"\x5a" * MIB + b"\0" * 3 * MIB
 
 
@@ -341,7 +341,7 @@ def test_an_overlay_in_an_open_file(tmp_path: Path) -> None:
     images.format_overlay(handle, "nbd+unix:///vda?socket=/nowhere", 1 << 20)
     os.close(handle)
     assert not path.exists()
-    assert images.info(str(tmp_path / "moved"), "qcow2").size == 1 << 20
+    assert headers.read(str(tmp_path / "moved"), "qcow2").size == 1 << 20
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from vircpt.blocks import images
+from vircpt.blocks import headers
 from vircpt.errors import VircptError
 from vircpt.hypervisor import bitmaps, checkpoints, probe
 from vircpt.hypervisor.bitmaps import LiveBitmap
@@ -30,7 +30,7 @@ class DiskPicture:
     read); `capacity` in bytes, as the guest sees it."""
 
     disk: Disk
-    chain: tuple[images.ImageInfo, ...]
+    chain: tuple[headers.ImageInfo, ...]
     why: str | None
     capacity: int | None
 
@@ -95,13 +95,13 @@ def _look(domain: LibvirtDomain, facts: DomainFacts, disk: Disk) -> DiskPicture:
     return DiskPicture(disk, chain, why, capacity)
 
 
-def _chain(disk: Disk, running: bool) -> tuple[tuple[images.ImageInfo, ...], str | None]:
+def _chain(disk: Disk, running: bool) -> tuple[tuple[headers.ImageInfo, ...], str | None]:
     """The disk's images from the top as far as they can be read, and why no further.
 
     libvirt names them while the domain runs; else their headers do, which a guest that broke
     out may have written: nothing but regular files are opened then, and only their headers.
     """
-    found: list[images.ImageInfo] = []
+    found: list[headers.ImageInfo] = []
     known = list(disk.chain[1:])
     path: str | None = disk.source
     image_format: str | None = disk.format
@@ -109,7 +109,7 @@ def _chain(disk: Disk, running: bool) -> tuple[tuple[images.ImageInfo, ...], str
         try:
             if found and not running and not stat.S_ISREG(Path(path).stat().st_mode):
                 return tuple(found), f"{path}, which {found[-1].path} names, is no file"
-            header = images.info(path, image_format)
+            header = headers.read(path, image_format)
         except OSError as error:
             return (), f"{path}: {error.strerror}"
         except VircptError as error:

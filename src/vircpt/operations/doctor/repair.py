@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vircpt.blocks import images
+from vircpt.blocks import headers, images
 from vircpt.errors import BrokenChain, NotFound, NotSupported, VircptError, quoted
 from vircpt.hypervisor import checkpoints
 from vircpt.hypervisor import domain as domains
@@ -102,7 +102,7 @@ def _remove_stored(domain: LibvirtDomain, target: str, bitmap: str) -> None:
             disk=target,
             hint="run the doctor on the host that has it",
         )
-    if any(one.name == bitmap for one in images.info(disk.source, disk.format).bitmaps):
+    if any(one.name == bitmap for one in headers.read(disk.source, disk.format).bitmaps):
         images.remove_bitmap(disk.source, bitmap)
 
 
