@@ -219,8 +219,19 @@ def test_nor_does_a_data_file(off: Vm, cli: Cli, secret: Path) -> None:
     Path(f"{secret}.new").rename(f"{secret}.old")
     secret.rename(f"{secret}.new")
     done = cli("-d", "off", "export")
-    assert done.returncode != 0
-    assert "Permission denied" in done.stderr
+    assert done.returncode == 12
+    assert "names another file, which holds the data" in done.stderr
+    assert leftovers() == []
+
+
+def test_nor_does_a_format_that_names_files_of_its_own(off: Vm, cli: Cli, secret: Path) -> None:
+    below = secret.with_suffix(".vmdk")
+    extent = f'RW 131072 FLAT "{secret}" 0'
+    below.write_text(f'# Disk DescriptorFile\ncreateType="monolithicFlat"\n{extent}\n')
+    rebase(off.images["vda"], below, "vmdk")
+    done = cli("-d", "off", "export")
+    assert done.returncode == 12, done.stderr
+    assert f"names {below} below it, whose format is vmdk" in done.stderr
     assert leftovers() == []
 
 

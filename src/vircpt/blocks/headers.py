@@ -99,6 +99,23 @@ def read_open(handle: int, path: str, image_format: str) -> ImageInfo:
     raise _unreadable(path, f"vircpt reads headers of qcow2 and raw images, not of {image_format}")
 
 
+def names_data_file(path: str, handle: int | None = None) -> bool:
+    """True if a file, which may be open, begins as a qcow2 image whose data is in another one.
+
+    The rest of the header may be as damaged as it likes. Raises OSError.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if handle is None else handle
+    try:
+        start = os.pread(opened, _FIXED.size + _FEATURES.size, 0)
+    finally:
+        if handle is None:
+            os.close(opened)
+    if start[:4] != _MAGIC or len(start) < _FIXED.size + _FEATURES.size:
+        return False
+    version, features = _FIXED.unpack_from(start)[1], _FEATURES.unpack_from(start, _FIXED.size)
+    return version >= 3 and bool(features[0] & _EXTERNAL_DATA)
+
+
 def qcow2_version(path: str) -> int | None:
     """The version in a qcow2 header, None if it is none or can't be read."""
     try:

@@ -9,7 +9,9 @@ An image's header is hostile: it may name any file as the one below it. So QEMU 
 user that it runs domains as, without privileges, and opens by itself only what that user
 may read. What else there is to read is opened by whoever knows that it belongs to the
 domain (operations/chain.py), and handed in as a descriptor. Each image below another is
-opened explicitly; nothing is opened because a header says so.
+opened explicitly, and a qcow2 image whose data is in another file is refused. Other formats
+that name files, such as vmdk, are taken only where the domain's definition says so: their
+files are opened by that user.
 
 Not qemu-storage-daemon: it takes no descriptors (7.2), and has no sandbox.
 """
@@ -161,6 +163,7 @@ class ImageServer:
             below = node
 
     def _open(self, name: str, layer: Layer, below: str | None) -> None:
+        _refuse_data_file(layer)
         driver = "host_device" if layer.is_block_device else "file"
         path = layer.path if layer.handle is None else self._hand_in(layer.handle)
         self._call("blockdev-add", driver=driver, filename=path, node_name=f"{name}-file",
@@ -231,6 +234,22 @@ class ImageServer:
             self._output.seek(0)
             said = self._output.read().decode(errors="replace").strip()
             raise _failed(said or "QEMU said nothing, and has ended or hangs") from error
+
+
+def _refuse_data_file(layer: Layer) -> None:
+    """Raise NotSupported if the header names another file, which QEMU would open."""
+    if layer.format != "qcow2":
+        return
+    try:
+        found = headers.names_data_file(layer.path, layer.handle)
+    except OSError:
+        return  # QEMU tells why
+    if found:
+        raise NotSupported(
+            f"the image {layer.path} can't be served while the domain is shut off",
+            why="its header names another file, which holds the data",
+            hint="start the domain, or leave the disk out with --exclude",
+        )
 
 
 def marked(mark: Path) -> tuple[str, str]:

@@ -27,6 +27,8 @@ from vircpt.errors import NotSupported, VircptError
 from vircpt.hypervisor.domain import Disk
 
 _DEEPEST = 200
+_PLAIN_FORMATS = ("raw", "qcow2", "qcow", "qed")
+"""Formats whose drivers open no file but the one that they are given."""
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
@@ -99,6 +101,14 @@ def _below(disk: Disk, layer: Layer, header: ImageInfo) -> Layer | None:
             disk,
             f"the header of {layer.path} names {header.backing} below it, but not its format",
             "set it: qemu-img rebase -u -b FILE -F FORMAT IMAGE",
+        )
+    if header.backing_format not in _PLAIN_FORMATS:
+        raise _refusal(
+            disk,
+            f"the header of {layer.path} names {header.backing} below it, whose format is "
+            f"{header.backing_format}",
+            f"name it as <backingStore> in the definition (virsh edit), or start the domain; "
+            f"of the formats that headers name vircpt opens {', '.join(_PLAIN_FORMATS)}",
         )
     path = Path(layer.path).parent / header.backing
     return Layer(str(path), header.backing_format, is_block_device=path.is_block_device())

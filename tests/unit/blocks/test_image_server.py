@@ -277,6 +277,22 @@ def test_nothing_is_opened_because_a_header_says_so(chain: list[Path], tmp_path:
     assert str(chain[1]) not in opened
 
 
+@pytest.mark.parametrize("by_handle", [False, True])
+def test_nor_is_a_data_file(by_handle: bool, tmp_path: Path) -> None:
+    path, data = tmp_path / "disk.qcow2", tmp_path / "data"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data}", f"{path}", "1M"]
+    subprocess.run(create, check=True, timeout=30)
+    data.unlink()
+    os.mkfifo(data)  # who opens it waits
+    handle = os.open(path, os.O_RDONLY)
+    layer = Layer(str(path), "qcow2", handle if by_handle else None)
+    with ImageServer(PROGRAM, tmp_path / "mark", tmp_path / "log") as server:
+        for use in (server.look, lambda one: server.open("vda", [one])):
+            with pytest.raises(NotSupported, match="names another file, which holds the data"):
+                use(layer)
+    os.close(handle)
+
+
 @pytest.fixture
 def nobody() -> User:
     if os.geteuid() != 0:
