@@ -7,7 +7,8 @@ that broke out, too. It must not make root open what it likes:
 - What the definition names is opened here, as root, and handed on: libvirt gives images to
   root while a domain is off. But not if QEMU's user could have put something else in its
   place.
-- Everything else is opened by the server itself, which runs as QEMU's user.
+- Everything else is opened by the server itself, which runs as QEMU's user. If that is root,
+  or not known, what only a header names is refused.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def opened(server: ImageServer, disk: Disk, user: User | None) -> Iterator[Chain
         while wanted is not None:
             if len(layers) == _DEEPEST:
                 raise _refusal(disk, f"there are more than {_DEEPEST} images below each other")
+            if not defined and user is None and os.geteuid() == 0:
+                raise _refusal(disk, *_unnamed(wanted, layers[-1]))
             layer = _hand_in(wanted, user, handles) if defined else wanted
             try:
                 header = server.look(layer)
@@ -130,6 +133,14 @@ def _explain(
         "let QEMU's user read it, or name it as <backingStore> in the definition "
         "(virsh edit), or start the domain",
     ) from error
+
+
+def _unnamed(layer: Layer, above: Layer) -> tuple[str, str]:
+    return (
+        f"the header of {above.path} names {layer.path} below it, which the domain's definition "
+        "does not name, and QEMU's user is root or not known: it could be any file",
+        "name it as <backingStore> in the definition (virsh edit), or start the domain",
+    )
 
 
 def _refusal(disk: Disk, why: str, hint: str = "start the domain") -> NotSupported:
