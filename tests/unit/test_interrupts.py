@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -110,3 +113,28 @@ def test_other_threads_hold_nothing() -> None:
     thread.join()
     with pytest.raises(Interrupted):
         interrupt()
+
+
+@pytest.mark.parametrize("line", range(1, 5))
+def test_a_signal_between_any_two_lines_of_hold(line: int) -> None:
+    """What is held is let go again, and not what is not."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        nonlocal seen
+        if frame.f_code is not hold.__code__:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                interrupt()
+        return trace
+
+    with suppress(Interrupted), telling():
+        sys.settrace(trace)
+        try:
+            hold()
+        finally:
+            sys.settrace(None)
+    assert seen
+    assert interrupts._depth == 0

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 NAME = "state.json"
+_LATEST = 250e9
+"""Seconds since 1970: a time in the year 9892, which calendars can tell."""
 _UUID = re.compile(r"[0-9a-fA-F-]{36}\Z")
 
 
@@ -117,7 +119,7 @@ def is_uuid(text: str) -> bool:
 
 
 def check_types(record: DataclassInstance) -> None:
-    """Raise ValueError unless each field is what its annotation says."""
+    """Raise ValueError unless each field is what its annotation says, and each time can be."""
     kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
     for one in fields(record):
         names = str(one.type).split(" | ")
@@ -128,3 +130,5 @@ def check_types(record: DataclassInstance) -> None:
         is_bool = isinstance(value, bool)
         if is_bool != (names == ["bool"]) or not isinstance(value, allowed):  # type: ignore[arg-type]
             raise ValueError(f"{one.name} is a {type(value).__name__}")
+        if names[0] == "float" and value is not None and not 0 <= value < _LATEST:
+            raise ValueError(f"{one.name} is {value!r}, which is no time")

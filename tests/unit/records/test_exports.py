@@ -687,3 +687,16 @@ def test_no_link_in_place_of_a_lock_is_followed(state_dir: Path, tmp_path: Path)
     with pytest.raises((OSError, VircptError)), exports.locked(UUID, "vm1"):
         pass
     assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("field", ["created", "expires"])
+@pytest.mark.parametrize("value", [1e300, float("nan"), float("inf"), -1, 10**400])
+def test_a_time_that_can_not_be_is_damage(
+    export: ExportDirectory, field: str, value: float
+) -> None:
+    """json takes such; telling them would fail."""
+    state = state_of(export) | {field: value}
+    (export.path / "state.json").write_text(json.dumps(state))
+    (found,) = exports.list_all()
+    assert isinstance(found, Damaged)
+    assert field in found.why or "digits" in found.why
