@@ -149,6 +149,11 @@ class ImageServer:
             for node in self._call("query-named-block-nodes", flat=True):
                 if node["node-name"] == "look":
                     return headers.told(node["image"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise VircptError(
+                f"cannot read the image {layer.path}", why="QEMU's answer makes no sense"
+            ) from error
+        else:
             raise VircptError(f"cannot read the image {layer.path}")
         finally:
             self._call("blockdev-del", node_name="look")
