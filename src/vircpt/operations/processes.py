@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -132,7 +132,17 @@ def descendants() -> list[int]:
     return found
 
 
-def tell(pid: int, number: int) -> None:
-    """Send a signal to one of our descendants; it may have gone."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+def tell(pids: Iterable[int], number: int) -> None:
+    """Send a signal to those that are our descendants; they may have gone."""
+    handles: dict[int, int] = {}
+    try:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                handles[pid] = os.pidfd_open(pid)
+        # now none of the pids can be given to another process unnoticed
+        for pid in handles.keys() & set(descendants()):
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(handles[pid], number)
+    finally:
+        for handle in handles.values():
+            os.close(handle)

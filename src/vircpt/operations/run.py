@@ -84,9 +84,7 @@ def _end(process: subprocess.Popen[bytes], number: int, others: frozenset[int]) 
 
 def _tell_all(process: subprocess.Popen[bytes], number: int, others: frozenset[int]) -> None:
     process.send_signal(number)
-    for pid in processes.descendants():
-        if pid not in others and pid != process.pid:
-            processes.tell(pid, number)
+    processes.tell({*processes.descendants()} - others - {process.pid}, number)
 
 
 def _all_gone(process: subprocess.Popen[bytes], limit: float, others: frozenset[int]) -> bool:

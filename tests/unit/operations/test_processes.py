@@ -123,3 +123,20 @@ def test_other_users_processes_are_not_ours(mark: str) -> None:
         assert processes.find(mark) == []
         processes.end(mark)
         assert process.poll() is None
+
+
+def test_only_descendants_are_told(start: Start, mark: str) -> None:
+    """A pid may belong to somebody else by the time that it is told."""
+    child = start(mark)
+    with subprocess.Popen(
+        ["sh", "-c", "setsid sleep 60 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout
+        stranger = int(shell.stdout.readline())
+    try:
+        processes.tell([child.pid, stranger, 2**22 - 1], signal.SIGTERM)
+        assert child.wait(5) == -signal.SIGTERM
+        state = Path(f"/proc/{stranger}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state not in ("Z", "X")
+    finally:
+        os.kill(stranger, signal.SIGKILL)
