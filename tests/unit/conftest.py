@@ -13,6 +13,10 @@ from hypothesis import settings
 settings.register_profile("vircpt", deadline=None)
 settings.load_profile("vircpt")
 
+# as on a terminal: nohup and a shell's & leave them ignored, for all that is started here
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
