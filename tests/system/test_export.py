@@ -404,6 +404,9 @@ def test_dry_run_tells_and_changes_nothing(blank: BlankFactory, cli: Cli) -> Non
     assert not has_job(vm)
     assert leftovers() == []
     assert checkpoints(vm) == ["foo"]
+    begin_foreign_job(vm)
+    assert cli("-d", vm.name, "export", "--dry-run").returncode == 11
+    end_job(vm)
 
 
 class TestRun:

@@ -101,6 +101,7 @@ def test_the_base_is_not_forgotten_meanwhile(off: Vm, cli: Cli) -> None:
 def test_a_second_export_is_refused(off: Vm, cli: Cli) -> None:
     export(cli)
     assert cli("-d", "off", "export").returncode == 11
+    assert cli("-d", "off", "export", "--dry-run").returncode == 11
     assert cli("-d", "off", "release").returncode == 0
 
 
@@ -113,10 +114,11 @@ def test_a_checkpoint_cannot_be_made(off: Vm, cli: Cli) -> None:
 def test_a_broken_bitmap(off: Vm, cli: Cli) -> None:
     off.start()
     off.kill()
-    done = cli("-d", "off", "export", "--name", "foo")
-    assert done.returncode == 13
-    assert "was not closed properly" in done.stderr
-    assert leftovers() == []
+    for also in ((), ("--dry-run",)):
+        done = cli("-d", "off", "export", "--name", "foo", *also)
+        assert done.returncode == 13
+        assert "was not closed properly" in done.stderr
+        assert leftovers() == []
     export(cli)
     assert cli("-d", "off", "release").returncode == 0
 

@@ -94,6 +94,8 @@ class StartedExport:
 
 def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
     """What `start` would do now; nothing is changed. Raises what `start` raises."""
+    _refuse_second(domain, dead_too=False)
+    jobs.refuse(domain)
     return _plan(domain, domain.facts(), options)
 
 
@@ -230,7 +232,9 @@ def _plan_disk(
     if covered.capacity is not None and covered.capacity != size:
         change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
         return PlannedDisk(disk.target, None, f"{change}: the bitmap can't be trusted")
-    if facts.is_active and covered.size is None:
+    if not facts.is_active:
+        offline.check_stored(disk, base.name)
+    elif covered.size is None:
         raise BrokenChain(
             f"the bitmap of checkpoint {base.name} on disk {disk.target} is missing or broken",
             why="which blocks changed since is not known any more, as after a crash of QEMU",
@@ -383,7 +387,7 @@ def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
     consumers.end_all(domain.connection, directory, 0, others=False)
 
 
-def _refuse_second(domain: LibvirtDomain) -> None:
+def _refuse_second(domain: LibvirtDomain, *, dead_too: bool = True) -> None:
     for damaged in ownership.damaged_that_live(domain):
         raise Busy(
             f"domain {domain.name} is being exported already",
@@ -392,6 +396,8 @@ def _refuse_second(domain: LibvirtDomain) -> None:
             hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )
     for directory in records.of_domain(domain.uuid):
+        if not dead_too and not ownership.is_alive(domain.connection, directory):
+            continue  # it would be removed first
         record = directory.record
         raise Busy(
             f"domain {domain.name} is being exported already",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 
+from vircpt.blocks import headers
 from vircpt.blocks.headers import StoredBitmap
 from vircpt.blocks.image_server import Endpoint, ImageServer, User
-from vircpt.errors import BrokenChain
+from vircpt.errors import BrokenChain, VircptError
 from vircpt.hypervisor.backups import bitmap_name
-from vircpt.hypervisor.domain import DomainFacts
+from vircpt.hypervisor.domain import Disk, DomainFacts
 from vircpt.operations import chain
 from vircpt.operations.chain import Chain
 from vircpt.records.exports import ExportDirectory
@@ -70,13 +71,33 @@ def _check_bitmap(found: Chain, target: str, name: str) -> None:
     if why is None and any(one.name == name for low in found.headers[1:] for one in low.bitmaps):
         why = "it is spread over a chain of images, as after an external snapshot"
     if why is not None:
-        raise BrokenChain(
-            f"the bitmap of checkpoint {name} on disk {target} is missing or broken",
-            why=why,
-            checkpoint=name,
-            disk=target,
-            hint="export in full (without --name), or from another checkpoint",
-        )
+        raise _broken(target, name, why)
+
+
+def check_stored(disk: Disk, name: str) -> None:
+    """Raise BrokenChain if the image's own header says that the bitmap is of no use.
+
+    For a plan, which opens no chain; what can't be read is told when it is served.
+    """
+    if disk.source is None:
+        return
+    try:
+        found = headers.read(disk.source, disk.format).bitmaps
+    except VircptError:
+        return
+    why = _what_is_wrong(disk.source, {one.name: one for one in found}.get(name))
+    if why is not None:
+        raise _broken(disk.target, name, why)
+
+
+def _broken(target: str, name: str, why: str) -> BrokenChain:
+    return BrokenChain(
+        f"the bitmap of checkpoint {name} on disk {target} is missing or broken",
+        why=why,
+        checkpoint=name,
+        disk=target,
+        hint="export in full (without --name), or from another checkpoint",
+    )
 
 
 def _what_is_wrong(path: str, bitmap: StoredBitmap | None) -> str | None:
