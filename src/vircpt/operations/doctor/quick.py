@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vircpt.blocks.bitmap_names import bitmap_names
-from vircpt.errors import BrokenChain, quoted
+from vircpt.blocks import headers
+from vircpt.errors import BrokenChain, VircptError, quoted
 from vircpt.hypervisor.domain import LibvirtDomain
 from vircpt.operations.selection import Selection
 
@@ -18,7 +18,7 @@ def refuse_leftovers(domain: LibvirtDomain, selection: Selection, name: str) -> 
         return
     for disk in selection.disks:
         local = disk.source is not None and disk.source_type in ("file", "block")
-        if local and disk.source and name in bitmap_names(disk.source):
+        if local and disk.source and name in _stored(disk.source, disk.format):
             raise BrokenChain(
                 f"checkpoint {name} can't be made",
                 why=f"the image of disk {disk.target} holds a bitmap of that name, left by a "
@@ -29,3 +29,11 @@ def refuse_leftovers(domain: LibvirtDomain, selection: Selection, name: str) -> 
                 hint="choose another name, or have the leftover removed: "
                 f"vircpt -d {quoted(domain.name)} doctor --fix",
             )
+
+
+def _stored(path: str, image_format: str) -> set[str]:
+    """The names of the bitmaps in an image; none if it can't be read, which others tell."""
+    try:
+        return {one.name for one in headers.read(path, image_format).bitmaps}
+    except VircptError:
+        return set()
