@@ -489,6 +489,30 @@ def test_a_damaged_export_is_released(elsewhere: bool, blank: BlankFactory, tmp_
     delete(vm, "old")
 
 
+def test_a_damaged_export_is_released_by_its_id(blank: BlankFactory) -> None:
+    vm = blank()
+    must(vm, "export", "--ttl", "1h")
+    done = inject.run("release", damage().name)
+    assert done.returncode == 0, inject.shown(done)
+    assert f"of domain {vm.name}" in done.stdout or vm.name in done.stdout
+    nothing_left(vm)
+
+
+def watcher_sleeps() -> bool:
+    """The only process that watches is in clock_nanosleep(2), which /proc calls 230."""
+    (pid,) = processes((b"vircpt.operations.expire",))
+    return Path(f"/proc/{pid}/syscall").read_text().startswith("230 ")
+
+
+def test_the_time_of_a_damaged_export_is_over(blank: BlankFactory) -> None:
+    vm = blank()
+    must(vm, "export", "--ttl", "5s")
+    poll(watcher_sleeps, 5, "the watcher to have read the state")
+    damage()
+    poll(lambda: inject.leftovers() == [], 15, "the export to be released")
+    nothing_left(vm)
+
+
 def test_a_damaged_export_of_a_domain_that_is_shut_off(blank: BlankFactory) -> None:
     vm = blank()
     must(vm, "create", "--name", "old")
@@ -512,6 +536,10 @@ def test_a_damaged_export_of_which_nothing_is_known(blank: BlankFactory) -> None
     mark.unlink()
     (one,) = json.loads(inject.run("--json", "exports").stdout)["exports"][:1]
     assert "virsh domjobabort" in one["note"]
+    refused = inject.run("release", path.name)
+    assert refused.returncode == 1, inject.shown(refused)
+    assert "virsh domjobabort" in refused.stderr
+    assert f"rm -r {path}" in refused.stderr
     assert str(path) in one["note"]
     vm.domain.abortJob()
 

@@ -38,14 +38,24 @@ def watch(directory: ExportDirectory) -> None:
 
 
 def main(export_id: str) -> None:
-    """Sleep until the export expires, then release it; try again for as long as it takes."""
+    """Sleep until the export expires, then release it; try again for as long as it takes.
+
+    What its state said once holds if it is damaged later.
+    """
+    directory: ExportDirectory | None = None
     while True:
         try:
-            record = records.read(export_id).record
+            directory = records.read(export_id)
         except NotFound:
             return
+        except VircptError:
+            if directory is None:
+                time.sleep(_LOOK)
+                continue
+        record = directory.record
         if record.owned:
-            _outlive(export_id)
+            if records.is_abandoned(directory, wait=True):
+                _release(directory)
             return
         if record.expires is None:
             return
@@ -53,23 +63,16 @@ def main(export_id: str) -> None:
         if left <= 0:
             break
         time.sleep(min(left, _LOOK))
-    _release(export_id)
+    _release(directory)
 
 
-def _outlive(export_id: str) -> None:
-    """Sleep until the owner has gone; what it released itself is gone then too."""
-    if records.is_abandoned(records.read(export_id), wait=True):
-        _release(export_id)
-
-
-def _release(export_id: str) -> None:
+def _release(directory: ExportDirectory) -> None:
     from vircpt.hypervisor.connection import Connection
     from vircpt.operations import release
 
     pause = 0.5
     while True:
         try:
-            directory = records.read(export_id)
             with Connection(directory.record.uri) as connection:
                 if directory.record.owned:
                     release.release_abandoned(connection, directory)
@@ -78,6 +81,8 @@ def _release(export_id: str) -> None:
         except NotFound:
             return
         except VircptError:
+            if not directory.path.exists():
+                return
             time.sleep(pause)
             pause = min(2 * pause, 15)
         else:

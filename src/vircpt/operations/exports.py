@@ -97,8 +97,7 @@ def find_running(domain: LibvirtDomain) -> ExportDirectory:
 
 def _damaged(connection: Connection, one: Damaged) -> ExportStatus:
     domain = domains.find(connection, one.uuid) if one.uuid else None
-    advice = "end its job if it runs (virsh domjobinfo, virsh domjobabort), then "
-    advice += f"rm -r {quoted(str(one.directory))}"
+    advice = one.advice
     if one.uuid:
         advice = f"vircpt -d {quoted(domain.name if domain else one.uuid)} release"
     return ExportStatus(

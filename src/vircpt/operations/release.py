@@ -68,7 +68,9 @@ def release_one(
     limit: float = attachments.LIMIT,
 ) -> ReleasedExport:
     """Release the export with that id; raises as `release` does."""
-    directory = records.read(export_id)
+    directory = records.look(export_id)
+    if isinstance(directory, Damaged):
+        return _release_damaged(connection, directory, force, limit)
     record = directory.record
     with records.locked(record.uuid, record.domain, PATIENCE):
         return end(connection, directory, force, limit)
@@ -163,6 +165,21 @@ def _end_consumers(
     names += clones.stop_on(connection, directory.record.id)
     consumers.end_all(connection, directory, limit, others=alive and force)
     return tuple(names)
+
+
+def _release_damaged(
+    connection: Connection, one: Damaged, force: bool, limit: float
+) -> ReleasedExport:
+    if one.uuid is None:
+        raise VircptError(
+            f"the state of export {one.id} is damaged, and it is not known whose it is",
+            why=one.why,
+            hint=one.advice,
+        )
+    domain = domains.find(connection, one.uuid)
+    name = domain.name if domain else one.uuid
+    with records.locked(one.uuid, name, PATIENCE):
+        return _end_damaged(connection, one.stand_in(name), force, limit, domain)
 
 
 def _end_damaged(

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vircpt import trace
-from vircpt.errors import Busy, NotFound, NotSupported, VircptError
+from vircpt.errors import Busy, NotFound, NotSupported, VircptError, quoted
 from vircpt.interrupts import uninterrupted
 from vircpt.records import directories, state
 from vircpt.records.state import ExportRecord
@@ -47,6 +47,14 @@ class Damaged:
     directory: Path
     why: str
     uuid: str | None = None
+
+    @property
+    def advice(self) -> str:
+        """How to end it by hand, if it is not even known whose it is."""
+        return (
+            "end its job if it runs (virsh domjobinfo, virsh domjobabort), then "
+            f"rm -r {quoted(str(self.directory))}"
+        )
 
     def stand_in(self, domain: str) -> ExportDirectory:
         """As much of the export as is known without its state: where it lives, and whose it is."""
@@ -191,13 +199,19 @@ def unfinished() -> list[tuple[str, Path]]:
     return [(uuid, path) for uuid, path in found if state.is_uuid(uuid)]
 
 
-def read(export_id: str) -> ExportDirectory:
-    """The export with that id; raises NotFound, or VircptError if its state is damaged."""
+def look(export_id: str) -> ExportDirectory | Damaged:
+    """The export with that id; raises NotFound."""
     found = _read(directories.base() / "exports" / export_id) if _ID.match(export_id) else None
     if found is None:
         raise NotFound(
             f"no export {export_id!r}", hint="see vircpt exports; a domain is named by -d"
         )
+    return found
+
+
+def read(export_id: str) -> ExportDirectory:
+    """The export with that id; raises NotFound, or VircptError if its state is damaged."""
+    found = look(export_id)
     if isinstance(found, Damaged):
         raise VircptError(f"the state of export {export_id} is damaged", why=found.why)
     return found
