@@ -213,3 +213,16 @@ READ_ONLY = {
     "help": ("help", "list"),
 }
 """Commands that change nothing: shown by their traces."""
+
+ELSEWHERE = {
+    "backup": "test_backup.py",
+    "boot": "test_boot.py",
+    "hotadd": "test_crash.py",
+    "hotremove": "test_crash.py",
+    "mount": "test_mount.py",
+    "umount": "test_mount.py",
+}
+"""Commands that a test file of their own kills at their steps."""
+
+NOT_YET = {"backups", "cat", "cp", "diff", "history", "layout", "ls", "restore", "verify"}
+"""Commands that are interrupted by their own tests at most: what is left to do. None may join."""

@@ -12,7 +12,7 @@ import pytest
 from lab import inject
 from lab.fixtures import BlankFactory
 from lab.inject import Step
-from lab.scenarios import READ_ONLY, SCENARIOS, Scenario, Stage
+from lab.scenarios import ELSEWHERE, NOT_YET, READ_ONLY, SCENARIOS, Scenario, Stage
 from lab.survival import Trial
 from lab.vms import MIB, Disk
 from vircpt.cli.main import cli
@@ -45,8 +45,16 @@ def test_a_sample(scenario: Scenario, stage: Stage, tmp_path: Path) -> None:
 def test_every_command_has_a_scenario_or_changes_nothing() -> None:
     commands = set(cli.list_commands(click.Context(cli)))
     covered = {one.args[0] for one in SCENARIOS}
-    assert covered | set(READ_ONLY) == commands
-    assert covered.isdisjoint(READ_ONLY)
+    known = [covered, set(READ_ONLY), set(ELSEWHERE), NOT_YET]
+    assert set().union(*known) == commands
+    assert sum(map(len, known)) == len(commands), "each stands in one place"
+
+
+@pytest.mark.parametrize(("command", "file"), ELSEWHERE.items())
+def test_what_is_said_to_be_killed_elsewhere_is(command: str, file: str) -> None:
+    text = (Path(__file__).parent / file).read_text()
+    assert f'"{command}"' in text
+    assert "kill" in text
 
 
 def changing(steps: list[Step]) -> list[str]:
