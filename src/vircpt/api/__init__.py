@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vircpt.operations.doctor.examine import DomainHealth, Examination
     from vircpt.operations.doctor.findings import Finding, Repair, Safety, Severity
     from vircpt.operations.doctor.verdicts import Verdict
-    from vircpt.operations.export import ExportPlan
+    from vircpt.operations.export_plan import ExportPlan
     from vircpt.operations.exports import ExportState, ExportStatus
     from vircpt.operations.fetch import Copied, FileFacts, Left
     from vircpt.operations.hotadd import AttachedDisk, Hotadded
@@ -168,7 +168,7 @@ _HOMES = {
     "operations.fetch": ("Copied", "FileFacts", "Left"),
     "operations.layout": ("DiskLayout",),
     "operations.looking": ("Confinement",),
-    "operations.export": ("ExportPlan",),
+    "operations.export_plan": ("ExportPlan",),
     "operations.exports": ("ExportState", "ExportStatus"),
     "operations.hotadd": ("AttachedDisk", "Hotadded"),
     "operations.hotremove": ("Hotremoved",),

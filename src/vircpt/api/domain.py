@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vircpt.operations.backup_copy import Watch
     from vircpt.operations.create import CheckpointPlan, CreatedCheckpoint
     from vircpt.operations.delete import Deletion, Scope
-    from vircpt.operations.export import ExportPlan
+    from vircpt.operations.export_plan import ExportPlan
     from vircpt.operations.hotadd import Hotadded
     from vircpt.operations.inspect import CheckpointStatus
     from vircpt.operations.metadata import RestoredMetadata, SavedMetadata
@@ -174,10 +174,9 @@ class Domain:
     ) -> ExportPlan:
         """What `export` would hold; nothing is changed."""
         from vircpt.operations import export
+        from vircpt.operations.export_plan import ExportOptions
 
-        options = export.ExportOptions(
-            since=since, create=create, disks=disks, exclude=exclude, tcp=tcp
-        )
+        options = ExportOptions(since=since, create=create, disks=disks, exclude=exclude, tcp=tcp)
         return export.plan(self._raw, options)
 
     def export(
@@ -203,8 +202,9 @@ class Domain:
         """
         from vircpt.api.export import Export
         from vircpt.operations import export
+        from vircpt.operations.export_plan import ExportOptions
 
-        options = export.ExportOptions(
+        options = ExportOptions(
             since, create, disks, exclude, scratch_dir, tcp, ttl, freeze, freeze_limit
         )
         started = export.start(self._raw, options)

@@ -23,7 +23,8 @@ from vircpt.hypervisor.domain import DomainFacts, LibvirtDomain
 from vircpt.interrupts import resume, uninterrupted
 from vircpt.operations import backup_copy, backup_files, delete, export, reading, release
 from vircpt.operations.backup_copy import DiskTask, Watch, WrittenImage
-from vircpt.operations.export import ExportOptions, StartedExport
+from vircpt.operations.export import StartedExport
+from vircpt.operations.export_plan import ExportOptions
 from vircpt.operations.selection import Skipped
 from vircpt.records import exports as records
 from vircpt.repository import chain, files, manifest, store, sums

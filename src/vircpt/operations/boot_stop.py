@@ -43,7 +43,10 @@ def stop(connection: Connection, name: str) -> list[StoppedClone]:
 def stop_one(connection: Connection, directory: CloneDirectory) -> StoppedClone:
     """End a clone, and the export that was made for it, if nobody else reads from that."""
     record = directory.record
-    with exports.locked(record.original_uuid, record.original, release.PATIENCE), uninterrupted():
+    with (
+        exports.locked(record.original_uuid, record.original, exports.END_PATIENCE),
+        uninterrupted(),
+    ):
         ran = clones.remove(connection, directory)
     return StoppedClone(
         record.name, record.original, ran, release_unused(connection, record.export)
@@ -59,5 +62,5 @@ def release_unused(connection: Connection, export_id: str | None) -> str | None:
     except NotFound:
         return None
     record = directory.record
-    with exports.locked(record.uuid, record.domain, release.PATIENCE):
+    with exports.locked(record.uuid, record.domain, exports.END_PATIENCE):
         return export_id if release.end_unused(connection, directory) else None

@@ -42,8 +42,9 @@ def borrow(
             _refuse_other_base(directory, wanted.since)
             return directory, None
     from vircpt.operations import export
+    from vircpt.operations.export_plan import ExportOptions
 
-    started = export.start(domain, export.ExportOptions(**vars(wanted), purpose=purpose))
+    started = export.start(domain, ExportOptions(**vars(wanted), purpose=purpose))
     return started.directory, started
 
 

@@ -11,74 +11,21 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from vircpt.errors import BrokenChain, Busy, NotSupported, VircptError, quoted
-from vircpt.hypervisor import agent, backups, checkpoints
-from vircpt.hypervisor.agent import Freeze, FreezeReport
-from vircpt.hypervisor.checkpoints import Checkpoint
+from vircpt.errors import Busy, NotSupported, VircptError, quoted
+from vircpt.hypervisor import agent, backups
+from vircpt.hypervisor.agent import FreezeReport
 from vircpt.hypervisor.domain import Disk, DomainFacts, LibvirtDomain
 from vircpt.interrupts import hold, uninterrupted
-from vircpt.operations import expire, jobs, offline, ownership, release
-from vircpt.operations.create import CheckpointOptions, CheckpointPlan, draft, refuse_late, undo
-from vircpt.operations.selection import Selection, Skipped, select
-from vircpt.operations.tcp import TcpListen, check_tcp
+from vircpt.operations import consumers, expire, export_plan, jobs, offline, ownership, release
+from vircpt.operations.create import refuse_late, undo
+from vircpt.operations.export_plan import ExportOptions, ExportPlan
 from vircpt.records import exports as records
 from vircpt.records.exports import ExportDirectory
 from vircpt.records.state import DiskRecord, ExportRecord
 from vircpt.units import format_age
-
-_PATIENCE = 30.0
-"""Seconds to wait for another vircpt before an export is left to be released by hand."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What may be asked of an export; `ttl` and `freeze_limit` in seconds.
-
-    `since`: mark what was written since that checkpoint. `create`: make that checkpoint in
-    the same instant. `scratch_dir`: where the blocks go that the guest overwrites meanwhile.
-    `purpose`: the kind of consumer that it is made for, with the last of which it goes.
-    """
-
-    since: str | None = None
-    create: str | None = None
-    disks: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    scratch_dir: str | None = None
-    tcp: TcpListen | None = None
-    ttl: float | None = None
-    freeze: Freeze | None = None
-    freeze_limit: float = agent.DEFAULT_LIMIT
-    purpose: str | None = None
-    owned: bool = False
-    """Ends with this process, whatever becomes of it, and the new checkpoint with it."""
-
-
-@dataclass(frozen=True)
-class PlannedDisk:
-    """A disk of an export: `since` a checkpoint, or in full; `why_full` if that was not asked."""
-
-    target: str
-    since: str | None
-    why_full: str | None = None
-
-
-@dataclass(frozen=True)
-class ExportPlan:
-    """What an export would hold; `offline` if it is served from a shut-off domain's images."""
-
-    domain: str
-    offline: bool
-    disks: tuple[PlannedDisk, ...]
-    skipped: tuple[Skipped, ...]
-    since: str | None
-    create: str | None
-    checkpoint_xml: str | None
-    nonce: int | None = None
-    """Of the checkpoint to be made: by it we know it again."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +41,9 @@ class StartedExport:
 
 def plan(domain: LibvirtDomain, options: ExportOptions) -> ExportPlan:
     """What `start` would do now; nothing is changed. Raises what `start` raises."""
-    _refuse_second(domain, dead_too=False)
+    _refuse_second(domain)
     jobs.refuse(domain)
-    return _plan(domain, domain.facts(), options)
+    return export_plan.plan(domain, domain.facts(), options)
 
 
 def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
@@ -112,7 +59,7 @@ def start(domain: LibvirtDomain, options: ExportOptions) -> StartedExport:
         _clear_dead(domain)
         _refuse_second(domain)
         jobs.refuse(domain)
-        planned = _plan(domain, facts, options)
+        planned = export_plan.plan(domain, facts, options)
         owner = facts.qemu_owner or domain.connection.qemu_owner()
         directory: ExportDirectory | None = None
         handle: int | None = None
@@ -142,7 +89,7 @@ def withdraw(domain: LibvirtDomain, started: StartedExport, error: BaseException
     """
     with uninterrupted():
         try:
-            with records.locked(domain.uuid, domain.name, _PATIENCE):
+            with records.locked(domain.uuid, domain.name, records.END_PATIENCE):
                 _abandon(domain, started.directory, started.plan, error)
         except VircptError as second:
             _note(error, second, started.directory, started.plan)
@@ -184,127 +131,6 @@ def _start_live(
         backups.begin(domain, definition, planned.checkpoint_xml)
     refuse_late(options.freeze, result.report, domain)
     return StartedExport(directory, planned, result.report)
-
-
-def _plan(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> ExportPlan:
-    _check_place(domain, facts, options)
-    selection = select(
-        facts, options.disks, options.exclude, lambda disk: disk.not_exportable, "an export"
-    )
-    drafted = None
-    if options.create is not None:
-        drafted = _draft_checkpoint(domain, facts, selection, options.create)
-    base = None
-    sources: dict[str, str] = {}
-    if options.since is not None:
-        base = checkpoints.read(domain, options.since, sizes=facts.is_active)
-        sources = checkpoints.sources(domain, options.since)
-    return ExportPlan(
-        domain=domain.name,
-        offline=not facts.is_active,
-        disks=tuple(_plan_disk(domain, disk, base, sources, facts) for disk in selection.disks),
-        skipped=selection.skipped,
-        since=options.since,
-        create=options.create,
-        checkpoint_xml=drafted.xml if drafted else None,
-        nonce=drafted.nonce if drafted else None,
-    )
-
-
-def _plan_disk(
-    domain: LibvirtDomain,
-    disk: Disk,
-    base: Checkpoint | None,
-    sources: Mapping[str, str],
-    facts: DomainFacts,
-) -> PlannedDisk:
-    if base is None:
-        return PlannedDisk(disk.target, None)
-    if disk.no_checkpoint:
-        return PlannedDisk(disk.target, None, disk.no_checkpoint)
-    covered = base.disk(disk.target)
-    if covered is None:
-        return PlannedDisk(disk.target, None, f"checkpoint {base.name} does not cover it")
-    moved = _moved(disk, sources.get(disk.target), base.name, facts)
-    if moved:
-        return PlannedDisk(disk.target, None, moved)
-    size = domain.capacity(disk.target)
-    if covered.capacity is not None and covered.capacity != size:
-        change = f"its size has changed from {covered.capacity} to {size} bytes since {base.name}"
-        return PlannedDisk(disk.target, None, f"{change}: the bitmap can't be trusted")
-    if not facts.is_active:
-        offline.check_stored(disk, base.name)
-    elif covered.size is None:
-        raise BrokenChain(
-            f"the bitmap of checkpoint {base.name} on disk {disk.target} is missing or broken",
-            why="which blocks changed since is not known any more, as after a crash of QEMU",
-            domain=facts.name,
-            checkpoint=base.name,
-            disk=disk.target,
-            hint="export in full (without --name), or from another checkpoint: see "
-            f"vircpt -d {quoted(facts.name)} list",
-        )
-    return PlannedDisk(disk.target, base.name)
-
-
-def _moved(disk: Disk, then: str | None, name: str, facts: DomainFacts) -> str | None:
-    """Why an image that is not the one of the checkpoint has no use for its bitmap.
-
-    An external snapshot spreads the bitmap over the chain; QEMU puts it together again.
-    """
-    if not then or then == disk.source:
-        return None
-    if disk.chain and then not in disk.chain:
-        return f"it had another image ({then}) at {name}"
-    return None if facts.is_active else "its bitmap is spread over a chain of images"
-
-
-def _draft_checkpoint(
-    domain: LibvirtDomain, facts: DomainFacts, selection: Selection, name: str
-) -> CheckpointPlan:
-    can = [disk.target for disk in selection.disks if not disk.no_checkpoint]
-    if not can:
-        raise NotSupported(
-            "none of the exported disks can be in a checkpoint",
-            why="; ".join(f"{disk.target}: {disk.no_checkpoint}" for disk in selection.disks),
-            domain=facts.name,
-        )
-    return draft(domain, facts, CheckpointOptions(name=name, disks=can))
-
-
-def _check_place(domain: LibvirtDomain, facts: DomainFacts, options: ExportOptions) -> None:
-    """Refuse what this host or this way of listening can't do."""
-    if options.tcp:
-        check_tcp(options.tcp, domain.connection, live=facts.is_active)
-    if options.ttl is not None and domain.connection.was_asked:
-        raise NotSupported(
-            "the export could not be released by itself",
-            why="a password was typed, which the process that waits for the end does not have",
-            domain=domain.name,
-            hint="put the password into libvirt's auth.conf, or leave --ttl out",
-        )
-    remote = domain.connection.is_remote
-    if remote and not facts.is_active:
-        raise NotSupported(
-            "a domain that is shut off can be exported only on its own host",
-            why=f"its images are not readable from here, over {domain.connection.uri}",
-            domain=domain.name,
-            hint="run vircpt there, or start the domain",
-        )
-    if remote and not options.tcp:
-        raise NotSupported(
-            "this export could not be reached from here",
-            why=f"its Unix socket would be on the host of {domain.connection.uri}",
-            domain=domain.name,
-            hint="export over TCP (--tcp ADDRESS --tls-dir DIR), or run vircpt on that host",
-        )
-    if not facts.is_active and options.create is not None:
-        raise NotSupported(
-            f"domain {domain.name} is not running ({facts.state})",
-            why="a checkpoint is made by the running QEMU",
-            domain=domain.name,
-            hint=f"start it, or export without --create: virsh start {quoted(domain.name)}",
-        )
 
 
 def _record(domain: LibvirtDomain, planned: ExportPlan, options: ExportOptions) -> ExportRecord:
@@ -374,8 +200,6 @@ def _clear_dead(domain: LibvirtDomain) -> None:
 
 
 def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
-    from vircpt.operations import consumers
-
     alive = [one.name for one in consumers.list_of(domain.connection, directory) if one.alive]
     if alive:
         raise Busy(
@@ -387,7 +211,7 @@ def _clear_consumers(domain: LibvirtDomain, directory: ExportDirectory) -> None:
     consumers.end_all(domain.connection, directory, 0, others=False)
 
 
-def _refuse_second(domain: LibvirtDomain, *, dead_too: bool = True) -> None:
+def _refuse_second(domain: LibvirtDomain) -> None:
     for damaged in ownership.damaged_that_live(domain):
         raise Busy(
             f"domain {domain.name} is being exported already",
@@ -396,8 +220,8 @@ def _refuse_second(domain: LibvirtDomain, *, dead_too: bool = True) -> None:
             hint=f"release it first: vircpt -d {quoted(domain.name)} release",
         )
     for directory in records.of_domain(domain.uuid):
-        if not dead_too and not ownership.is_alive(domain.connection, directory):
-            continue  # it would be removed first
+        if not ownership.is_alive(domain.connection, directory):
+            continue  # `start` removes such
         record = directory.record
         raise Busy(
             f"domain {domain.name} is being exported already",

@@ -227,7 +227,7 @@ def _take_back(
 ) -> None:
     """Leave nothing of a hotadd that did not come about, unless a guest holds on to it."""
     if consumer is not None:
-        with records.locked(domain.uuid, domain.name, patience=30):
+        with records.locked(domain.uuid, domain.name, records.END_PATIENCE):
             _detach(domain, consumer, error)
     borrow.give_back(domain, directory, started, error)
 

@@ -43,7 +43,7 @@ def hotremove(
     uuid = _uuid(connection, name)
     removed = []
     for directory in _exports(source):
-        with records.locked(directory.record.uuid, directory.record.domain, release.PATIENCE):
+        with records.locked(directory.record.uuid, directory.record.domain, records.END_PATIENCE):
             removed += [
                 _remove(connection, directory, one, limit)
                 for one in consumers.written(directory)
@@ -89,7 +89,7 @@ def _sweep(connection: Connection, source: str | None) -> None:
     """Taking the lock removes what a vircpt left that was killed while it made an export."""
     if source is not None:
         domain = domains.lookup(connection, source)
-        with records.locked(domain.uuid, domain.name, release.PATIENCE):
+        with records.locked(domain.uuid, domain.name, records.END_PATIENCE):
             pass
 
 

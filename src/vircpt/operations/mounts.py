@@ -112,7 +112,7 @@ def umount(connection: Connection, place: Path) -> Unmounted:
         record = directory.record
         if not _at(directory, wanted):
             continue
-        with records.locked(record.uuid, record.domain, release.PATIENCE):
+        with records.locked(record.uuid, record.domain, records.END_PATIENCE):
             for consumer in _at(directory, wanted):
                 was_mounted = is_alive(connection, consumer)
                 consumers.end(connection, consumer, 0)
@@ -198,7 +198,7 @@ def _take_back(
 ) -> None:
     if consumer is not None:
         try:
-            with records.locked(domain.uuid, domain.name, patience=30):
+            with records.locked(domain.uuid, domain.name, records.END_PATIENCE):
                 consumers.end(domain.connection, consumer, 0)
         except VircptError as second:
             error.add_note(f"and it could not be unmounted: {second}")

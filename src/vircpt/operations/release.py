@@ -16,9 +16,6 @@ from vircpt.operations import attachments, clones, consumers, ownership
 from vircpt.records import exports as records
 from vircpt.records.exports import Damaged, ExportDirectory
 
-PATIENCE = 30.0
-"""Seconds to wait for another vircpt: an export must not stay because of a `create`."""
-
 
 @dataclass(frozen=True)
 class ReleasedExport:
@@ -46,7 +43,7 @@ def release(
     not let go, or if the job that runs there is not ours.
     """
     domain, uuid = _find(connection, name)
-    with records.locked(uuid, name, PATIENCE):
+    with records.locked(uuid, name, records.END_PATIENCE):
         found = records.of_domain(uuid)
         damaged = records.damaged_of(uuid)
         if not found and not damaged:
@@ -72,7 +69,7 @@ def release_one(
     if isinstance(directory, Damaged):
         return _release_damaged(connection, directory, force, limit)
     record = directory.record
-    with records.locked(record.uuid, record.domain, PATIENCE):
+    with records.locked(record.uuid, record.domain, records.END_PATIENCE):
         return end(connection, directory, force, limit)
 
 
@@ -84,7 +81,7 @@ def release_expired(connection: Connection, directory: ExportDirectory) -> None:
 def release_abandoned(connection: Connection, directory: ExportDirectory) -> None:
     """Release an export whose owner has gone, and delete the checkpoint that came with it."""
     record = directory.record
-    with records.locked(record.uuid, record.domain, PATIENCE):
+    with records.locked(record.uuid, record.domain, records.END_PATIENCE):
         if not records.is_abandoned(directory):
             return
         end(connection, directory, force=True, limit=attachments.LIMIT)
@@ -96,14 +93,14 @@ def remove(domain: LibvirtDomain | None, directory: ExportDirectory, *, alive: b
     If its owner has gone, so does the checkpoint that was made for it: without the rest of
     what the owner was about to do it is worth nothing. The domain is locked.
     """
-    from vircpt.operations import create
-
     record = directory.record
     lost = records.is_abandoned(directory)
     with uninterrupted():
         if alive and record.kind == "live" and domain is not None:
             backups.end(domain, lambda job: ownership.is_ours(job, directory))
         if domain is not None and lost and record.checkpoint and record.nonce is not None:
+            from vircpt.operations import create  # most releases need it not
+
             with suppress(VircptError):  # it is shut off: the next backup looks for such
                 create.undo(domain, record.checkpoint, record.nonce)
         ownership.stop_processes(directory)
@@ -178,7 +175,7 @@ def _release_damaged(
         )
     domain = domains.find(connection, one.uuid)
     name = domain.name if domain else one.uuid
-    with records.locked(one.uuid, name, PATIENCE):
+    with records.locked(one.uuid, name, records.END_PATIENCE):
         return _end_damaged(connection, one.stand_in(name), force, limit, domain)
 
 

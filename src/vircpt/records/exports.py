@@ -36,6 +36,8 @@ _PASSING = ".passing-"
 _OF = "of-"
 LOCK_PATIENCE = 1.0
 """Seconds to wait for another vircpt: most of what they do is over sooner."""
+END_PATIENCE = 30.0
+"""The same for who ends something: an export must not stay because of a `create`."""
 _ID = re.compile(r"[0-9a-f]{8}\Z")
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from vircpt.hypervisor.agent import FreezeResult
 from vircpt.operations import export
-from vircpt.operations.export import ExportPlan, StartedExport
+from vircpt.operations.export import StartedExport
+from vircpt.operations.export_plan import ExportPlan
 from vircpt.records import exports as records
 from vircpt.records.state import ExportRecord
 
@@ -21,7 +22,7 @@ def test_who_can_not_undo_it_tells_the_first_error_and_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIRCPT_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(export, "_PATIENCE", 0.05)
+    monkeypatch.setattr(records, "END_PATIENCE", 0.05)
     record = ExportRecord(id="", kind="live", uri="", domain="vm1", uuid=UUID, user="", created=0)
     directory = records.create(record, None)
     plan = ExportPlan("vm1", False, (), (), None, "new", None)
